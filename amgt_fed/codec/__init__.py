@@ -1,0 +1,1 @@
+"""Fewest bytes for a given, measured error: pure functions over flat float32 vectors."""

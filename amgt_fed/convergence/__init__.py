@@ -1,0 +1,1 @@
+"""What the proofs give, as pure functions, and the tracker that applies them to a run."""

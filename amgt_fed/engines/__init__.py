@@ -1,0 +1,1 @@
+"""Four ways to run the same two apps: local, grpc, ray, flower."""

@@ -1,0 +1,1 @@
+"""The AMGT link: our gRPC service behind a Flower Grid."""

@@ -1,0 +1,1 @@
+"""Generated from protos/amgt_fed/link/v1."""

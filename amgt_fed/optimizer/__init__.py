@@ -1,0 +1,1 @@
+"""The AMGT optimizer, a torch.optim drop-in (docs/optimizer.md)."""

@@ -1,0 +1,1 @@
+"""Models with their data: what a federation trains."""

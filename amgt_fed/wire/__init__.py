@@ -1,0 +1,1 @@
+"""Messages as protobuf bytes, with every length and index checked."""

@@ -1,0 +1,1 @@
+"""Generated from protos/amgt_fed/wire/v1."""
