@@ -50,9 +50,9 @@ class Children:
     """
 
     def __init__(self, log_dir: Path, environment: Mapping[str, str], grace_s: float = 5.0) -> None:
-        self._log_dir = log_dir
+        self.log_dir = log_dir
         self._token = uuid.uuid4().hex
-        self._environment = {**environment, reaper.MARK: self._token}
+        self.environment = {**environment, reaper.MARK: self._token}
         self._grace_s = grace_s
         self._children: list[Child] = []
         self._guardian: subprocess.Popen[bytes] | None = None
@@ -61,9 +61,9 @@ class Children:
 
     def __enter__(self) -> Children:
         try:
-            self._log_dir.mkdir(parents=True, exist_ok=True)
+            self.log_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise EngineError(f"cannot create the log directory {self._log_dir}: {error.strerror}") from error
+            raise EngineError(f"cannot create the log directory {self.log_dir}: {error.strerror}") from error
         # -I: neither the user's PYTHON* variables nor this folder (it holds a ray.py) may get in the script's way.
         # Unmarked, for we may be a marked child ourselves: whoever kills us must leave our guardian to its work.
         unmarked = {name: value for name, value in os.environ.items() if name != reaper.MARK}
@@ -99,7 +99,7 @@ class Children:
         Raises:
             EngineError: the program cannot be started.
         """
-        log = self._log_dir / f"{name}.log"
+        log = self.log_dir / f"{name}.log"
         try:
             with log.open("ab") as output:
                 process = subprocess.Popen(
@@ -107,7 +107,7 @@ class Children:
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                    env={**self._environment, **(environment or {})},
+                    env={**self.environment, **(environment or {})},
                     start_new_session=True,
                 )
         except OSError as error:
@@ -116,10 +116,10 @@ class Children:
         self._children.append(child)
         return child
 
-    def check(self) -> None:
-        """Raise `EngineError`, naming the child and the end of its log, if a child has ended."""
+    def check(self, but: Child | None = None) -> None:
+        """Raise `EngineError`, naming the child and the end of its log, if a child other than `but` has ended."""
         for child in self._children:
-            if (code := child.process.poll()) is not None:
+            if child is not but and (code := child.process.poll()) is not None:
                 raise EngineError(
                     f"{child.name} stopped with exit code {code}: {last_line(child.log)} (log: {child.log})"
                 )
