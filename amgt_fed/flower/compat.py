@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import secrets
 from collections.abc import Mapping
+from typing import TypeAlias
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.app.message.message import make_message
@@ -30,6 +31,8 @@ __all__ = [
     "NODE_UNAVAILABLE",
     "NO_REPLY_IN_TIME",
     "SERVER_NODE_ID",
+    "Config",
+    "Run",
     "error_reply",
     "header_of",
     "isolated_copy",
@@ -43,6 +46,9 @@ __all__ = [
     "stamp",
     "stamp_reply",
 ]
+
+Config: TypeAlias = Mapping[str, bool | int | float | str]
+"""A run's or a node's configuration as Flower allows it: flat, dotted keys."""
 
 SERVER_NODE_ID: int = SUPERLINK_NODE_ID
 """The node id under which a ServerApp sends; no client node may have it."""
@@ -65,7 +71,7 @@ def set_task_identity(run_id: int, node_id: int = SERVER_NODE_ID, task_id: int =
     TaskIdentity.task_id = task_id
 
 
-def new_run(run_id: int, run_config: Mapping[str, bool | int | float | str]) -> Run:
+def new_run(run_id: int, run_config: Config) -> Run:
     """Make the `Run` that `Grid.run` answers with; its `override_config` is a copy of `run_config`."""
     run = Run.create_empty(run_id)
     run.override_config = dict(run_config)
@@ -75,8 +81,8 @@ def new_run(run_id: int, run_config: Mapping[str, bool | int | float | str]) -> 
 def new_context(
     run_id: int,
     node_id: int,
-    node_config: Mapping[str, bool | int | float | str],
-    run_config: Mapping[str, bool | int | float | str],
+    node_config: Config,
+    run_config: Config,
 ) -> Context:
     """Make an app's `Context` with an empty state; both configurations are copied."""
     return Context(run_id, node_id, dict(node_config), RecordDict(), dict(run_config))
