@@ -1,1 +1,31 @@
-"""What the proofs give, as pure functions, and the tracker that applies them to a run."""
+"""Convergence under bounded errors: the theory's bounds as functions, and a tracker that applies them to a run."""
+
+from . import theory
+from .errors import InvalidAssumption, InvalidMeasurement
+from .fit import LastHalfSlope, Slope, fit_slope
+from .measurement import Assumptions, CertifiedGradient, Measurement
+from .report import Bound, Bounds, Certificate, ErrorBudget, RoundReport, Status, StopReason
+from .rules import StatusRules, StopRules
+from .tracker import ConvergenceTracker
+
+__all__ = [
+    "Assumptions",
+    "Bound",
+    "Bounds",
+    "Certificate",
+    "CertifiedGradient",
+    "ConvergenceTracker",
+    "ErrorBudget",
+    "InvalidAssumption",
+    "InvalidMeasurement",
+    "LastHalfSlope",
+    "Measurement",
+    "RoundReport",
+    "Slope",
+    "Status",
+    "StatusRules",
+    "StopReason",
+    "StopRules",
+    "fit_slope",
+    "theory",
+]
