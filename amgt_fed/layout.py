@@ -104,4 +104,4 @@ def vector_digest(vector: Float32Vector) -> bytes:
         `DIGEST_BYTES` bytes; little-endian float32 is hashed whatever the machine's byte order.
     """
     data = np.ascontiguousarray(vector, dtype="<f4")
-    return hashlib.blake2b(data.view(np.uint8), digest_size=DIGEST_BYTES, person=b"amgt-vector").digest()
+    return hashlib.blake2b(data.data, digest_size=DIGEST_BYTES, person=b"amgt-vector").digest()

@@ -1,1 +1,18 @@
 """Models with their data: what a federation trains."""
+
+from amgt_fed.tasks.base import Examples, Task, TaskSettings
+from amgt_fed.tasks.flat import FlatModel
+from amgt_fed.tasks.registry import BUILT_IN, load_task
+from amgt_fed.tasks.training import LocalSettings, evaluate, train_locally
+
+__all__ = [
+    "BUILT_IN",
+    "Examples",
+    "FlatModel",
+    "LocalSettings",
+    "Task",
+    "TaskSettings",
+    "evaluate",
+    "load_task",
+    "train_locally",
+]

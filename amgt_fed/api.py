@@ -1,0 +1,211 @@
+"""Everything the command line does, in a few lines of Python."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TypeAlias
+
+from torch import nn
+
+from amgt_fed.config import RunConfig, from_flat, merge, to_flat
+from amgt_fed.config.schema import Scalar
+from amgt_fed.engines import Job, get_engine
+from amgt_fed.errors import ConfigError, EngineError, StateError
+from amgt_fed.runs import RoundRecord, RunDirectory, RunSummary, load_checkpoint
+from amgt_fed.runs.report import write_report
+from amgt_fed.runs.table import Row, comparison
+from amgt_fed.runs.watch import watching
+from amgt_fed.setup import build
+from amgt_fed.tasks import Task
+
+OnRound: TypeAlias = Callable[[str, RoundRecord], None]
+"""Called with "amgt" or "fedavg" and each round's record, from another thread, as the rounds end."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """A finished run."""
+
+    directory: Path
+    summary: RunSummary
+
+    @property
+    def rounds(self) -> list[RoundRecord]:
+        """One record per round."""
+        return RunDirectory(self.directory).rounds()
+
+    @property
+    def baseline_rounds(self) -> list[RoundRecord]:
+        """FedAvg's, where it ran."""
+        return RunDirectory(RunDirectory(self.directory).baseline_path).rounds()
+
+    @property
+    def table(self) -> list[Row]:
+        """The comparison with dense FedAvg, as the command line shows it."""
+        return comparison(RunDirectory(self.directory))
+
+    def model(self) -> nn.Module:
+        """The trained global model, on the CPU.
+
+        Raises:
+            StateError: the run directory has lost its checkpoint.
+        """
+        directory = RunDirectory(self.directory)
+        checkpoint = load_checkpoint(directory.checkpoint_path)
+        if checkpoint is None:
+            raise StateError(f"{self.directory} has no checkpoint")
+        flat = build(directory.config(), device="cpu").fresh_model()
+        flat.load_(checkpoint.state.model)
+        return flat.module
+
+
+def run(
+    config: RunConfig | Mapping[str, object] | None = None,
+    *,
+    task: str | type[Task] | None = None,
+    resume: str | Path | None = None,
+    on_round: OnRound | None = None,
+    **keys: object,
+) -> RunResult:
+    """Train a federation, and dense FedAvg beside it unless `baseline={"run": False}`.
+
+    Args:
+        config: a `RunConfig`, or keys by their dotted names; the defaults otherwise.
+        task: a task's name, `module:Class`, or the class itself.
+        resume: a run directory to go on with, instead of a new run.
+        on_round: see `OnRound`.
+        keys: further keys, sections as mappings: `rounds=20, client={"lr": 0.01}`.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        ConfigError: an unknown key or bad value; nothing has been started.
+        TaskError: the task, its data or its partition cannot be used; nothing has been started.
+        AMGTFedError: the run cannot go on; `resume` continues it.
+    """
+    overrides = dict(_flatten(keys))
+    if task is not None:
+        overrides["task"] = task if isinstance(task, str) else f"{task.__module__}:{task.__qualname__}"
+    if resume is not None:
+        config = _resumed(Path(resume), config)
+    elif not isinstance(config, RunConfig):
+        config = from_flat(dict(_flatten(config or {})))
+    resolved = merge(config, overrides)
+    resolved = merge(resolved, {"out": str(_run_path(resolved))})
+    _check(resolved)
+
+    directory = RunDirectory(Path(resolved.out))
+    summary = _run_one("amgt", resolved, directory, on_round)
+    if resolved.baseline.run:
+        beside = RunDirectory(directory.baseline_path)
+        baseline = beside.summary()
+        if baseline is None or baseline.rounds < resolved.rounds:
+            started = beside.config_path.exists()
+            baseline = _run_one("fedavg", fedavg_config(resolved, resume=started), beside, on_round)
+        summary = replace(
+            summary, baseline={key: value for key, value in asdict(baseline).items() if key != "baseline"}
+        )
+        directory.write_summary(summary)
+        write_report(directory)
+    return RunResult(directory.path, summary)
+
+
+def fedavg_config(config: RunConfig, *, resume: bool = False) -> RunConfig:
+    """Dense FedAvg on the same task, partition, sampling, rounds and local work as `config`."""
+    return merge(
+        config,
+        {
+            "out": str(RunDirectory(Path(config.out)).baseline_path),
+            "resume": resume,
+            "client.optimizer": "sgd",
+            "client.lr": config.baseline.lr,
+            "client.lr_decay": 0.0,
+            "client.momentum": config.baseline.momentum,
+            "client.prox_mu": 0.0,
+            "server.optimizer": "average",
+            "server.lr": 1.0,
+            "server.lr_decay": 0.0,
+            "server.clip_norm": 0.0,
+            "codec.uplink": "dense",
+            "codec.uplink_budget": "none",
+            "codec.downlink": "model",
+            "codec.downlink_budget": "none",
+            "codec.error_feedback": False,
+            "convergence.delta_c": 0.0,
+            "convergence.stop_on_stall": 0,
+            "convergence.max_bytes": 0,
+            "convergence.max_seconds": 0.0,
+            "convergence.stop_at": "",
+            "baseline.run": False,
+        },
+    )
+
+
+def _run_one(name: str, config: RunConfig, directory: RunDirectory, on_round: OnRound | None) -> RunSummary:
+    directory.path.mkdir(parents=True, exist_ok=True)
+    job = Job(
+        run_config=to_flat(config),
+        num_nodes=config.partition.num_clients,
+        run_dir=directory.path,
+        workers=config.workers,
+    )
+    directory.summary_path.unlink(missing_ok=True)
+    with watching(directory, None if on_round is None else lambda record: on_round(name, record)):
+        get_engine(config.engine)(job)
+    summary = directory.summary()
+    if summary is None:
+        raise EngineError(f"engine {config.engine} ended without a result; see {directory.path / 'logs'}")
+    return summary
+
+
+def _check(config: RunConfig) -> None:
+    """Load the task and the last client's data: what cannot work should fail here, and not in a child process."""
+    setup = build(config)
+    setup.fresh_model()
+    setup.task.client_data(config.partition.num_clients - 1)
+    if config.federation.evaluate == "server" and setup.task.test_data() is None:
+        raise ConfigError(
+            f"task {config.task!r} has no test data for the server; set federation.evaluate = clients (or none)"
+        )
+
+
+def _resumed(path: Path, config: object) -> RunConfig:
+    if config is not None:
+        raise ConfigError("a resumed run keeps its configuration; give `resume` without `config`")
+    directory = RunDirectory(path.resolve())
+    if not directory.config_path.exists():
+        raise StateError(f"{path} is not a run directory: it has no config.toml, so there is nothing to resume")
+    return merge(directory.config(), {"out": str(directory.path), "resume": True})
+
+
+def _run_path(config: RunConfig) -> Path:
+    if config.out:
+        path = Path(config.out).expanduser().resolve()
+        if not config.resume and RunDirectory(path).rounds_path.exists():
+            raise StateError(f"{path} holds a run already; choose another --out, or go on with --resume {path}")
+        return path
+    name = config.task.replace(":", ".").replace("/", "-")
+    base = Path("runs").resolve() / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    path, count = base, 1
+    while path.exists():
+        count += 1
+        path = base.with_name(f"{base.name}-{count}")
+    return path
+
+
+def _flatten(keys: Mapping[str, object], prefix: str = "") -> list[tuple[str, Scalar]]:
+    flat: list[tuple[str, Scalar]] = []
+    for key, value in keys.items():
+        if isinstance(value, Mapping):
+            flat += _flatten(value, f"{prefix}{key}.")
+        elif isinstance(value, Path):
+            flat.append((f"{prefix}{key}", str(value)))
+        elif isinstance(value, bool | int | float | str):
+            flat.append((f"{prefix}{key}", value))
+        else:
+            raise ConfigError(f"{prefix}{key} = {value!r} is not a number, text, true or false")
+    return flat

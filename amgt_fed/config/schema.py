@@ -1,0 +1,215 @@
+"""Every key a run understands, with its type, range, default and meaning.
+
+Nothing here starts anything or touches a file; `amgt_fed.config.load` reads and writes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal, Self, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from amgt_fed.errors import ConfigError
+from amgt_fed.federated.budgets import BudgetRule
+
+Scalar: TypeAlias = bool | int | float | str
+
+Finite: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, strict=True)
+
+
+class PartitionConfig(Section):
+    """Which examples belong to which client."""
+
+    scheme: Literal["dirichlet", "iid", "shards", "natural"] = Field(
+        "dirichlet", description="dirichlet (label skew), iid, shards (few labels each), or natural (the task's own)"
+    )
+    num_clients: int = Field(20, ge=1, le=1_000_000, description="clients in the federation")
+    alpha: Finite = Field(0.5, gt=0, description="Dirichlet concentration; smaller is more skewed")
+    shards_per_client: int = Field(2, ge=1, description="label shards a client holds (scheme = shards)")
+    min_examples: int = Field(8, ge=1, description="fewest examples a client may hold")
+
+
+class FederationConfig(Section):
+    """Who takes part in a round, and when a round is given up."""
+
+    clients_per_round: int = Field(10, ge=1, description="clients sampled each round")
+    quorum: Finite = Field(1.0, gt=0, le=1, description="share of the sampled clients a round needs to count")
+    deadline_s: Finite = Field(600.0, gt=0, description="seconds after which a round goes on without the missing")
+    retries: int = Field(2, ge=0, description="times a round below its quorum is tried again with other clients")
+    wait_for_clients_s: Finite = Field(120.0, gt=0, description="seconds to wait for clients_per_round clients")
+    evaluate: Literal["server", "clients", "none"] = Field(
+        "server", description="where the global model is scored: the server's test data, the clients' own, or not"
+    )
+    evaluate_every: int = Field(1, ge=1, description="rounds between two evaluations; the last is always evaluated")
+
+
+class ClientConfig(Section):
+    """What a client does with the model it is given."""
+
+    optimizer: Literal["amgt", "sgd", "adam", "adamw"] = Field("amgt", description="local optimizer")
+    lr: Finite = Field(0.003, gt=0, description="local step size in round 1")
+    lr_decay: Finite = Field(0.0, ge=0, description="across rounds: lr / (1 + lr_decay (round - 1)), eq. (10)")
+    epochs: int = Field(3, ge=1, description="passes over the client's data in a round")
+    steps: int = Field(0, ge=0, description="local steps in a round; 0: as many as `epochs` makes")
+    threads: int = Field(1, ge=1, description="torch threads of one client; sums, and so bits, depend on it")
+    batch_size: int = Field(16, ge=1, description="examples in a local step")
+    momentum: Finite = Field(0.9, ge=0, lt=1, description="first-moment decay: SGD's momentum, beta1 of the others")
+    beta2: Finite = Field(0.999, ge=0, lt=1, description="second-moment decay of amgt, adam, adamw")
+    gamma: Finite = Field(0.1, ge=0, description="amgt: how strongly gradient noise weakens the momentum, eq. (9)")
+    threshold: Finite = Field(0.0, ge=0, description="amgt: theta of the moment threshold, eq. (25); 0 is off")
+    weight_decay: Finite = Field(0.0, ge=0, description="decoupled weight decay")
+    prox_mu: Finite = Field(0.0, ge=0, description="FedProx: pull towards the round's global model")
+
+
+class ServerConfig(Section):
+    """What the server does with the aggregated update."""
+
+    optimizer: Literal["average", "momentum", "adam", "amgt"] = Field(
+        "average", description="average: x - lr m; the others filter the aggregate m first"
+    )
+    lr: Finite = Field(1.0, gt=0, description="server step size in round 1")
+    lr_decay: Finite = Field(0.0, ge=0, description="across rounds: lr / (1 + lr_decay (round - 1)), eq. (10)")
+    momentum: Finite = Field(0.9, ge=0, lt=1, description="first-moment decay of momentum, adam and amgt")
+    beta2: Finite = Field(0.99, ge=0, lt=1, description="second-moment decay of adam and amgt")
+    clip_norm: Finite = Field(0.0, ge=0, description="largest l2 norm of one client's update; 0: not clipped")
+
+
+def _check_budget(text: str) -> str:
+    BudgetRule.parse(text)
+    return text
+
+
+class CodecConfig(Section):
+    """How updates are compressed, each way."""
+
+    uplink: str = Field("amgt", description="codec of client updates: amgt, or a peer (dense, topk, stc, ...)")
+    uplink_budget: str = Field(
+        "nmse=0.7", description="bytes=N, bits=B (per parameter), nmse=R, error=E (l2), error=C/k, or none"
+    )
+    downlink: str = Field("amgt", description="codec of the server's step; `model` sends the whole model each round")
+    downlink_budget: str = Field("nmse=0.7", description="as uplink_budget, for the server's step")
+    error_feedback: bool = Field(True, description="carry what compression left out into the next round")
+
+    @model_validator(mode="after")
+    def _budgets_parse(self) -> Self:
+        _check_budget(self.uplink_budget)
+        _check_budget(self.downlink_budget)
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A metric and the value at which a run may stop."""
+
+    metric: str
+    value: float
+    at_least: bool
+
+    @classmethod
+    def parse(cls, text: str) -> Target:
+        """Read `NAME>=VALUE` or `NAME<=VALUE`.
+
+        Raises:
+            ConfigError: another form.
+        """
+        for sign in (">=", "<="):
+            name, separator, number = (part.strip() for part in text.partition(sign))
+            if separator and name:
+                try:
+                    return cls(name, float(number), sign == ">=")
+                except ValueError:
+                    break
+        raise ConfigError(f"convergence.stop_at = {text!r} is not understood; write e.g. accuracy>=0.95 or loss<=0.1")
+
+    def is_reached(self, metrics: Mapping[str, float]) -> bool:
+        """Whether the metric is there and good enough."""
+        value = metrics.get(self.metric)
+        return value is not None and (value >= self.value if self.at_least else value <= self.value)
+
+    def __str__(self) -> str:
+        return f"{self.metric} {'>=' if self.at_least else '<='} {self.value:g}"
+
+
+class ConvergenceConfig(Section):
+    """What the convergence tracker may assume, and when it may stop the run. 0 means unknown or off."""
+
+    delta_c: Finite = Field(0.0, ge=0, description="budget of the round's error: delta_k <= delta_c / k, eq. (27)")
+    mu: Finite = Field(0.0, ge=0, description="strong convexity, if known (an l2 regulariser's weight)")
+    smoothness: Finite = Field(0.0, ge=0, description="L of the global objective, if known")
+    f_low: Finite = Field(0.0, description="a lower bound of the loss")
+    stop_on_divergence: bool = Field(True, description="stop with status `diverging` instead of wasting rounds")
+    stop_on_stall: int = Field(0, ge=0, description="stop after so many rounds without progress; 0: never")
+    max_bytes: int = Field(0, ge=0, description="stop before this many bytes up and down are passed; 0: no limit")
+    max_seconds: Finite = Field(0.0, ge=0, description="stop after this much time; 0: no limit")
+    stop_at: str = Field("", description="NAME>=VALUE or NAME<=VALUE: stop when reached, e.g. accuracy>=0.95")
+
+    @model_validator(mode="after")
+    def _target_parses(self) -> Self:
+        if self.stop_at:
+            Target.parse(self.stop_at)
+        return self
+
+    @property
+    def target(self) -> Target | None:
+        """What `stop_at` says."""
+        return Target.parse(self.stop_at) if self.stop_at else None
+
+
+class BaselineConfig(Section):
+    """Dense FedAvg (McMahan et al. 2017), run beside AMGT-Fed: same seed, rounds, clients and local work."""
+
+    run: bool = Field(True, description="whether to run it")
+    lr: Finite = Field(0.1, gt=0, description="its local SGD step size")
+    momentum: Finite = Field(0.0, ge=0, lt=1, description="its local SGD momentum")
+
+
+class LinkConfig(Section):
+    """The AMGT link (engine grpc, and fleets)."""
+
+    chunk_bytes: int = Field(1 << 20, ge=1024, le=4 << 20, description="largest piece of a message on the stream")
+    max_message_bytes: int = Field(1 << 30, ge=1024, description="largest message accepted from a peer")
+    keepalive_s: Finite = Field(20.0, gt=0, description="seconds between keepalive pings")
+    grace_s: Finite = Field(
+        60.0, gt=0, description="seconds a lost client may take to come back before it counts as failed"
+    )
+
+
+class RunConfig(Section):
+    """One federated run, completely."""
+
+    task: str = Field("digits", min_length=1, description="a built-in task, or module:Class of your own")
+    engine: Literal["local", "grpc", "ray", "flower"] = Field("local", description="where the two apps run")
+    rounds: int = Field(100, ge=1, le=10_000_000, description="federated rounds")
+    seed: int = Field(0, ge=0, lt=2**63, description="all randomness follows from it")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$", description="auto, cpu, cuda, cuda:N or mps")
+    workers: int = Field(0, ge=0, description="clients trained at the same time; 0: one per core")
+    data_dir: str = Field("", description="directory of the larger data sets; empty: the AMGT_DATA variable")
+    out: str = Field("", description="run directory; empty: runs/<task>-<time>")
+    resume: bool = Field(False, description="go on from the checkpoint in `out`")
+    checkpoint_every: int = Field(1, ge=1, description="rounds between checkpoints; above 1 a resumed run may differ")
+    partition: PartitionConfig = PartitionConfig()
+    federation: FederationConfig = FederationConfig()
+    client: ClientConfig = ClientConfig()
+    server: ServerConfig = ServerConfig()
+    codec: CodecConfig = CodecConfig()
+    convergence: ConvergenceConfig = ConvergenceConfig()
+    baseline: BaselineConfig = BaselineConfig()
+    link: LinkConfig = LinkConfig()
+    options: dict[str, Scalar] = Field(default_factory=dict, description="passed to the task as they are")
+
+    @model_validator(mode="after")
+    def _sample_fits(self) -> Self:
+        if self.federation.clients_per_round > self.partition.num_clients:
+            raise ValueError(
+                f"federation.clients_per_round is {self.federation.clients_per_round}, but there are only "
+                f"{self.partition.num_clients} clients; lower it, or raise partition.num_clients"
+            )
+        return self

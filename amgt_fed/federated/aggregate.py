@@ -1,0 +1,137 @@
+"""Streaming weighted mean of the clients' updates, in the memory of the model and not of the clients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+from amgt_fed.codec import decode
+from amgt_fed.errors import RoundError
+from amgt_fed.federated.messages import Aggregate, ClientUpdate
+from amgt_fed.layout import Layout
+
+MAX_EXAMPLES = 2**40  # a client that claims more is lying or broken; products below stay exact in float64
+
+
+class Accumulator:
+    """Adds updates as they arrive; the mean has the same bits whatever the order of arrival.
+
+    Floating-point sums depend on their order, so an update is decoded and added as soon as every participant before
+    it (in `expected`) has been added or given up; until then it waits as it came, compressed. One decoded update at
+    a time exists.
+    """
+
+    def __init__(self, layout: Layout, expected: Iterable[int], *, clip_norm: float = 0.0) -> None:
+        self._layout = layout
+        self._order = sorted(expected)
+        self._clip_norm = clip_norm
+        self._next = 0
+        self._waiting: dict[int, ClientUpdate | None] = {}
+        self._sum = np.zeros(layout.size, np.float64)
+        self._weights = 0
+        self._squares = 0.0
+        self._scalars: dict[str, float] = {}
+        self._metrics: dict[str, float] = {}
+        self._participants: list[int] = []
+        self._rejected: dict[int, Exception] = {}
+
+    @property
+    def rejected(self) -> dict[int, Exception]:
+        """Clients whose payload could not be used so far, with the reason."""
+        return dict(self._rejected)
+
+    @property
+    def added(self) -> int:
+        """Updates decoded and added so far."""
+        return len(self._participants)
+
+    def add(self, client: int, update: ClientUpdate) -> None:
+        """Take one client's update.
+
+        Raises:
+            RoundError: the client is not expected, answered already, or its numbers are impossible.
+        """
+        self._check_open(client)
+        if not 1 <= update.num_examples <= MAX_EXAMPLES:
+            raise RoundError(f"client {client} claims {update.num_examples} examples; 1 to {MAX_EXAMPLES} are possible")
+        for name in ("error_l2", "update_l2", "deviation_l2"):
+            value = getattr(update, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise RoundError(f"client {client} reports {name} = {value!r}; a finite number >= 0 is needed")
+        self._waiting[client] = update
+        self._drain()
+
+    def give_up(self, client: int) -> None:
+        """Note that `client` will not answer, so that those behind it need not wait.
+
+        Raises:
+            RoundError: the client is not expected or answered already.
+        """
+        self._check_open(client)
+        self._waiting[client] = None
+        self._drain()
+
+    def aggregate(self) -> Aggregate:
+        """The mean over everyone who answered; those who have not are given up.
+
+        Raises:
+            RoundError: no usable update came.
+        """
+        for client in self._order[self._next :]:
+            self._waiting.setdefault(client, None)
+        self._drain()
+        if not self._participants:
+            reasons = "; ".join(f"client {client}: {error}" for client, error in list(self._rejected.items())[:3])
+            raise RoundError(f"no usable update in this round{': ' + reasons if reasons else ''}")
+        mean = self._sum / self._weights
+        norm_squared = float(mean @ mean)
+        # Koenig: sum w ||q - m||^2 = sum w ||q||^2 - ||m||^2; rounding may leave it a hair below 0.
+        spread = max(self._squares / self._weights - norm_squared, 0.0)
+        scalars = {name: total / self._weights for name, total in self._scalars.items()}
+        return Aggregate(
+            mean=mean.astype(np.float32),
+            num_examples=self._weights,
+            participants=tuple(self._participants),
+            update_norm=math.sqrt(norm_squared),
+            delta=scalars["deviation_l2"],
+            error_l2=scalars["error_l2"],
+            drift=math.sqrt(spread / norm_squared) if norm_squared > 0 else 0.0,
+            loss=scalars["loss"],
+            metrics={name: total / self._weights for name, total in sorted(self._metrics.items())},
+        )
+
+    def _check_open(self, client: int) -> None:
+        if client not in self._order:
+            raise RoundError(f"client {client} was not asked to take part in this round")
+        if client in self._waiting or self._order.index(client) < self._next:
+            raise RoundError(f"client {client} has answered this round already")
+
+    def _drain(self) -> None:
+        while self._next < len(self._order) and self._order[self._next] in self._waiting:
+            client = self._order[self._next]
+            self._next += 1
+            update = self._waiting.pop(client)
+            if update is not None:
+                self._take(client, update)
+
+    def _take(self, client: int, update: ClientUpdate) -> None:
+        try:
+            decoded = decode(update.payload, self._layout)
+        except ValueError as error:  # CodecError: the payload is damaged or of another model
+            self._rejected[client] = error
+            return
+        square = float(np.dot(decoded.astype(np.float64), decoded)) if self._layout.size else 0.0
+        scale = 1.0
+        if self._clip_norm and square > self._clip_norm**2:
+            scale = self._clip_norm / math.sqrt(square)
+        weight = update.num_examples
+        self._sum += np.multiply(decoded, weight * scale, dtype=np.float64)
+        self._squares += weight * square * scale**2
+        self._weights += weight
+        self._participants.append(client)
+        for name in ("loss", "error_l2", "deviation_l2"):
+            self._scalars[name] = self._scalars.get(name, 0.0) + weight * getattr(update, name)
+        for name, value in update.metrics.items():
+            self._metrics[name] = self._metrics.get(name, 0.0) + weight * value

@@ -1,0 +1,93 @@
+"""The vocabulary both sides of a round share. All frozen; vectors in them are never written to.
+
+Rounds count from 1. x_k is the model round k starts from; an update is gradient-signed, x_k - x_i.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from amgt_fed.layout import Float32Vector
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """The encoded step that took x_round to x_{round + 1}."""
+
+    round: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RoundPlan:
+    """What the server sends to one client for one round: what that client lacks, and no more.
+
+    Attributes:
+        run: the run's number; state that a client holds of another run is not used.
+        round: k.
+        base_digest: `vector_digest` of x_k, so that both sides provably hold the same model.
+        steps: the steps the client missed, oldest first, ending with the one that made x_k.
+        model: x_k itself, where it is smaller than the steps or the client asked for it.
+        accepted_round: the last round whose update from this client the server used; 0 for none.
+    """
+
+    run: int
+    round: int
+    base_digest: bytes
+    steps: tuple[StepRecord, ...] = ()
+    model: Float32Vector | None = None
+    accepted_round: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ClientUpdate:
+    """What a client answers: its encoded update and the measured errors of ALGORITHM section 4.
+
+    Attributes:
+        payload: encode(D + residual), decoded by the server to q.
+        num_examples: examples the client trained on; its weight in the mean.
+        error_l2: ||(D + residual) - q||, the residual it keeps.
+        update_l2: ||D||.
+        deviation_l2: ||q - D||, this client's share of the round's bounded error delta_k (27).
+        loss: mean local training loss.
+    """
+
+    round: int
+    payload: bytes
+    num_examples: int
+    error_l2: float
+    update_l2: float
+    deviation_l2: float
+    loss: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class NeedsModel:
+    """A client's answer when it cannot reach x_k from what it holds; the server sends the model itself."""
+
+    round: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate:
+    """The weighted mean of a round's updates, and what was measured of them.
+
+    Attributes:
+        mean: m_k = sum_i w_i q_i, rounded once from float64, in the layout's order.
+        delta: delta_k = sum_i w_i ||q_i - D_i||, at least ||m_k - sum_i w_i D_i||.
+        drift: sqrt(sum_i w_i ||q_i - m_k||^2) / ||m_k||; 0 where m_k = 0.
+        loss: sum_i w_i loss_i.
+    """
+
+    mean: Float32Vector
+    num_examples: int
+    participants: tuple[int, ...]
+    update_norm: float
+    delta: float
+    error_l2: float
+    drift: float
+    loss: float
+    metrics: Mapping[str, float]

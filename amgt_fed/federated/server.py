@@ -1,0 +1,82 @@
+"""The server's side of a round: aggregate and state in, new state with the encoded step out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from amgt_fed.codec import Codec
+from amgt_fed.errors import RoundError
+from amgt_fed.federated.budgets import BudgetRule
+from amgt_fed.federated.catchup import window
+from amgt_fed.federated.messages import Aggregate, StepRecord
+from amgt_fed.federated.server_optimizer import OptimizerSettings, filtered_step
+from amgt_fed.federated.state import ClientRecord, ServerState
+from amgt_fed.layout import Float32Vector, Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Downlink:
+    """How the server's step travels; codec None sends the whole model each round."""
+
+    codec: Codec | None
+    budget: BudgetRule
+    error_feedback: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What was measured of one step: its size, its norm, and what the codec left out."""
+
+    payload_bytes: int
+    step_norm: float
+    error_l2: float
+
+
+def server_round(
+    aggregate: Aggregate, state: ServerState, layout: Layout, optimizer: OptimizerSettings, downlink: Downlink
+) -> tuple[ServerState, StepReport]:
+    """Take x_{k+1} = x_k - decode(encode(alpha_k S(m_k) + residual)), as every client will.
+
+    Raises:
+        RoundError: the step is not finite.
+
+    Source: ALGORITHM section 4, (14).
+    """
+    step, optimizer_state = filtered_step(aggregate.mean, state.round, state.optimizer, optimizer)
+    if not np.isfinite(step).all():
+        raise RoundError(f"the aggregate of round {state.round} is not finite; lower client.lr or server.lr")
+    if downlink.codec is None:
+        model = state.model - step
+        steps: tuple[StepRecord, ...] = ()
+        residual = None
+        report = StepReport(payload_bytes=4 * layout.size, step_norm=_norm(step), error_l2=0.0)
+    else:
+        wanted = step if state.residual is None else step + state.residual
+        encoded = downlink.codec.encode(wanted, layout, downlink.budget.at(state.round))
+        model = state.model - encoded.decoded
+        residual = wanted - encoded.decoded if downlink.error_feedback else None
+        steps = window((*state.steps, StepRecord(state.round, encoded.payload)), layout)
+        report = StepReport(len(encoded.payload), _norm(encoded.decoded), encoded.error_l2)
+    clients = dict(state.clients)
+    for client in aggregate.participants:
+        clients[client] = ClientRecord(synced_round=state.round, accepted_round=state.round)
+    return (
+        replace(
+            state,
+            round=state.round + 1,
+            model=model,
+            residual=residual,
+            optimizer=optimizer_state,
+            steps=steps,
+            clients=clients,
+        ),
+        report,
+    )
+
+
+def _norm(vector: Float32Vector) -> float:
+    wide = vector.astype(np.float64)
+    return math.sqrt(float(wide @ wide))

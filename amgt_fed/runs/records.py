@@ -1,0 +1,103 @@
+"""One line of `rounds.jsonl`, and what `summary.json` says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from amgt_fed.errors import StateError
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRecord:
+    """What is known at the end of a round; bytes are payload bytes of all messages of this round.
+
+    Attributes:
+        loss, metrics: of x_{round + 1}, where it was evaluated; empty metrics and None otherwise.
+        train_loss: the participants' mean local training loss.
+        update_norm: ||m_k||.
+        step_norm: norm of the step taken.
+        delta: delta_k, the round's measured error (27).
+        delta_budget: what `convergence.delta_c` allowed; None without one.
+        residual_norm: the server's residual after the step.
+        seconds: of this round; `elapsed_s`: of the run so far, the time before a resume included.
+    """
+
+    round: int
+    loss: float | None
+    metrics: Mapping[str, float]
+    train_loss: float
+    uplink_bytes: int
+    downlink_bytes: int
+    update_norm: float
+    step_norm: float
+    delta: float
+    delta_budget: float | None
+    drift: float
+    residual_norm: float
+    num_clients: int
+    failures: int
+    num_examples: int
+    status: str
+    seconds: float
+    elapsed_s: float
+    link: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> RoundRecord:
+        """Read a line of `rounds.jsonl`; keys of a later version are passed over."""
+        return cls(**_known(cls, data, "a line of rounds.jsonl"))
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """How a run ended.
+
+    Attributes:
+        status: the tracker's last status, or `completed`/`stopped: why`.
+        metrics: of the last evaluated round, with `loss`.
+        model_sha256: over the parameters' float32 bytes, little-endian, in the layout's order.
+        parameters: how many there are.
+        baseline: the same for dense FedAvg where it ran.
+    """
+
+    task: str
+    engine: str
+    seed: int
+    rounds: int
+    seconds: float
+    status: str
+    stopped: str
+    metrics: Mapping[str, float]
+    uplink_bytes: int
+    downlink_bytes: int
+    failures: int
+    model_sha256: str
+    parameters: int
+    num_clients: int
+    versions: Mapping[str, str]
+    baseline: Mapping[str, Any] | None = None
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> RunSummary:
+        """Read `summary.json`; keys of a later version are passed over."""
+        return cls(**_known(cls, data, "summary.json"))
+
+
+def bytes_to_reach(rounds: Iterable[RoundRecord], metric: str, value: float) -> tuple[int, int] | None:
+    """(round, bytes up and down so far) when `metric` first was at least `value`; None if it never was."""
+    total = 0
+    for record in rounds:
+        total += record.uplink_bytes + record.downlink_bytes
+        if record.metrics.get(metric, float("-inf")) >= value:
+            return record.round, total
+    return None
+
+
+def _known(cls: type, data: Mapping[str, Any], what: str) -> dict[str, Any]:
+    names = {field.name for field in fields(cls)}
+    try:
+        return {name: data[name] for name in names & data.keys()}
+    except TypeError as error:
+        raise StateError(f"{what} is damaged: {error}") from error

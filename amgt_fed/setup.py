@@ -1,0 +1,119 @@
+"""From a configuration to the objects a run is made of, the same on server and clients."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from amgt_fed.codec import get_codec
+from amgt_fed.config import RunConfig
+from amgt_fed.errors import ConfigError
+from amgt_fed.federated.budgets import BudgetRule
+from amgt_fed.federated.client import Compression
+from amgt_fed.federated.server import Downlink
+from amgt_fed.federated.server_optimizer import OptimizerSettings
+from amgt_fed.flower.generators import seeded_generators
+from amgt_fed.schedules import InverseTime
+from amgt_fed.tasks import FlatModel, LocalSettings, Task, TaskSettings, load_task
+
+DATA_VARIABLE = "AMGT_DATA"
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """A run's task and settings, built from its configuration."""
+
+    config: RunConfig
+    task: Task
+    device: torch.device
+
+    def fresh_model(self) -> FlatModel:
+        """The seeded initial model x_1, the same bits in every process on machines that compute alike."""
+        with seeded_generators(self.config.seed):
+            module = self.task.model()
+        return FlatModel(module, self.device)
+
+    def local_settings(self, round: int) -> LocalSettings:
+        """How clients train in `round`, the schedule (10) applied."""
+        client = self.config.client
+        return LocalSettings(
+            optimizer=client.optimizer,
+            lr=InverseTime(client.lr, client.lr_decay)(round),
+            epochs=client.epochs,
+            steps=client.steps,
+            batch_size=client.batch_size,
+            momentum=client.momentum,
+            beta2=client.beta2,
+            gamma=client.gamma,
+            threshold=client.threshold,
+            weight_decay=client.weight_decay,
+            prox_mu=client.prox_mu,
+        )
+
+    def compression(self) -> Compression:
+        """How clients encode their updates."""
+        codec = self.config.codec
+        return Compression(get_codec(codec.uplink), BudgetRule.parse(codec.uplink_budget), codec.error_feedback)
+
+    def downlink(self) -> Downlink:
+        """How the server encodes its steps."""
+        codec = self.config.codec
+        chosen = None if codec.downlink == "model" else get_codec(codec.downlink)
+        return Downlink(chosen, BudgetRule.parse(codec.downlink_budget), codec.error_feedback)
+
+    def server_optimizer(self) -> OptimizerSettings:
+        """What the server does with the aggregate."""
+        server = self.config.server
+        return OptimizerSettings(server.optimizer, server.lr, server.lr_decay, server.momentum, server.beta2)
+
+
+def build(config: RunConfig, *, data_dir: str = "", device: str = "") -> Setup:
+    """Load the task and check what only the task or the machine can tell.
+
+    Args:
+        config: of the run.
+        data_dir: this machine's data directory, before the configuration's and the AMGT_DATA variable.
+        device: this machine's device, before the configuration's.
+
+    Raises:
+        ConfigError: an unknown codec or device, or a data directory that is not there.
+        TaskError: an unknown task.
+    """
+    partition = config.partition
+    chosen = data_dir or config.data_dir or os.environ.get(DATA_VARIABLE, "")
+    folder = Path(chosen).expanduser() if chosen else None
+    if folder is not None and not folder.is_dir():
+        raise ConfigError(f"data directory {str(folder)!r} does not exist; name one with --data-dir or {DATA_VARIABLE}")
+    settings = TaskSettings(
+        seed=config.seed,
+        num_clients=partition.num_clients,
+        scheme=partition.scheme,
+        alpha=partition.alpha,
+        shards_per_client=partition.shards_per_client,
+        min_examples=partition.min_examples,
+        data_dir=folder,
+        options=config.options,
+    )
+    setup = Setup(config, load_task(config.task, settings), pick_device(device or config.device))
+    setup.compression(), setup.downlink()  # an unknown codec is refused here rather than in round 1
+    return setup
+
+
+def pick_device(name: str) -> torch.device:
+    """The torch device `name` asks for; "auto" is the accelerator where there is one.
+
+    Raises:
+        ConfigError: this machine or this torch build has no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"device {name!r}: this machine, or this torch build, has no CUDA; use device = auto or cpu")
+    if name.startswith("cuda:") and int(name[5:]) >= torch.cuda.device_count():
+        raise ConfigError(f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices, from cuda:0")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("device 'mps': this machine, or this torch build, has no Metal; use device = auto or cpu")
+    return torch.device(name)

@@ -1,0 +1,64 @@
+"""From a task's name, or `module:Class`, to the task."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from importlib.metadata import entry_points
+
+from amgt_fed.errors import TaskError
+from amgt_fed.tasks.base import Task, TaskSettings
+
+BUILT_IN = {
+    "digits": "amgt_fed.tasks.digits:Digits",
+}
+
+ENTRY_POINTS = "amgt_fed.tasks"
+"""Installed packages add tasks under this entry point group."""
+
+
+def load_task(name: str, settings: TaskSettings) -> Task:
+    """Build a task: a built-in name, an entry point, or `module:Class` from the Python path or the working directory.
+
+    Raises:
+        TaskError: there is no such task, it cannot be imported, or it is not a `Task`.
+    """
+    reference = BUILT_IN.get(name) or _installed().get(name) or name
+    module_name, separator, class_name = reference.partition(":")
+    if not separator or not module_name or not class_name:
+        known = sorted({*BUILT_IN, *_installed()})
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise TaskError(f"unknown task {name!r}; {hint}Built in: {', '.join(known)}. Your own: --task my_module:MyTask")
+    found = _import(module_name, name)
+    for part in class_name.split("."):
+        if not hasattr(found, part):
+            raise TaskError(f"task {name!r}: module {module_name!r} has no {class_name!r}")
+        found = getattr(found, part)
+    if not (isinstance(found, type) and issubclass(found, Task)):
+        raise TaskError(f"task {name!r} is {found!r}; it must be a subclass of amgt_fed.Task")
+    try:
+        return found(settings)
+    except TypeError as error:
+        raise TaskError(f"task {name!r} cannot be built from TaskSettings: {error}") from error
+
+
+def _installed() -> dict[str, str]:
+    return {entry.name: entry.value for entry in entry_points(group=ENTRY_POINTS)}
+
+
+def _import(module_name: str, task: str) -> object:
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path:
+        # An installed command does not have the working directory on its path, as `python -m` has. It stays there:
+        # the task's module may import its neighbours later.
+        sys.path.insert(0, here)
+    try:
+        return importlib.import_module(module_name)
+    except ImportError as error:
+        raise TaskError(
+            f"task {task!r}: module {module_name!r} cannot be imported ({error}); "
+            "run from the directory that holds it, or put it on PYTHONPATH"
+        ) from error

@@ -1,0 +1,170 @@
+"""Local training and evaluation of a task's model on one device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from amgt_fed.errors import RoundError, TaskError
+from amgt_fed.federated.client import LocalResult
+from amgt_fed.layout import Float32Vector
+from amgt_fed.optimizer import AMGT
+from amgt_fed.tasks.base import Batch, Examples, Task
+from amgt_fed.tasks.flat import FlatModel
+
+EVALUATION_BATCH = 256
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSettings:
+    """How a client trains; the meaning of each field stands in the `client` section of the configuration.
+
+    `lr` is the round's own step size, the schedule across rounds already applied.
+    """
+
+    optimizer: Literal["amgt", "sgd", "adam", "adamw"]
+    lr: float
+    epochs: int
+    steps: int
+    batch_size: int
+    momentum: float
+    beta2: float
+    gamma: float
+    threshold: float
+    weight_decay: float
+    prox_mu: float
+
+
+def train_locally(
+    task: Task, flat: FlatModel, data: Dataset[Any], start: Float32Vector, settings: LocalSettings, seed: int
+) -> LocalResult:
+    """Train from `start` on one client's data.
+
+    Args:
+        flat: overwritten; its state afterwards is the result's vector.
+        start: x_k, not modified.
+        seed: of the batch order; torch's global generator (dropout) is the caller's to seed.
+
+    Raises:
+        RoundError: the loss is not finite.
+        TaskError: the client has no data.
+    """
+    size = len(data)  # type: ignore[arg-type]  # map-style datasets have a length; torch's base leaves it undeclared
+    if size == 0:
+        raise TaskError("this client has no training examples")
+    flat.load_(start)
+    module = flat.module
+    module.train()
+    optimizer = make_optimizer(module, settings)
+    anchors = [parameter.detach().clone() for parameter in module.parameters()] if settings.prox_mu else []
+    total, count = torch.zeros((), dtype=torch.float64), 0
+    for batch in _training_batches(data, size, settings, seed):
+        moved = _to(batch, flat.device)
+        optimizer.zero_grad(set_to_none=True)
+        loss = task.loss(module, moved)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if anchors:
+            _pull(module, anchors, settings.prox_mu)
+        optimizer.step()
+        total += loss.detach().cpu().double()
+        count += 1
+    mean = float(total) / count
+    if not math.isfinite(mean):
+        raise RoundError(f"local loss is {mean}; lower client.lr (now {settings.lr:g})")
+    return LocalResult(vector=flat.read(), num_examples=size, loss=mean)
+
+
+@torch.no_grad()
+def evaluate(task: Task, flat: FlatModel, data: Dataset[Any]) -> tuple[float, dict[str, float], int]:
+    """Mean loss, mean metrics and the number of examples, over all of `data`."""
+    module = flat.module
+    module.eval()
+    loss, size = 0.0, 0
+    metrics: dict[str, float] = {}
+    for batch in _ordered_batches(data, EVALUATION_BATCH):
+        moved = _to(batch, flat.device)
+        count = _batch_size(moved)
+        loss += float(task.loss(module, moved)) * count
+        for name, value in task.metrics(module, moved).items():
+            metrics[name] = metrics.get(name, 0.0) + float(value) * count
+        size += count
+    if size == 0:
+        raise TaskError("there are no examples to evaluate on")
+    return loss / size, {name: value / size for name, value in metrics.items()}, size
+
+
+def make_optimizer(module: nn.Module, settings: LocalSettings) -> torch.optim.Optimizer:
+    """The local optimizer, fresh each round, over the parameters that want gradients."""
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    betas = (settings.momentum, settings.beta2)
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(
+            parameters, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+        )
+    if settings.optimizer == "adam":
+        return torch.optim.Adam(parameters, lr=settings.lr, betas=betas, weight_decay=settings.weight_decay)
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=settings.lr, betas=betas, weight_decay=settings.weight_decay)
+    return AMGT(
+        parameters,
+        lr=settings.lr,
+        betas=betas,
+        gamma=settings.gamma,
+        threshold=settings.threshold,
+        weight_decay=settings.weight_decay,
+    )
+
+
+def _pull(module: nn.Module, anchors: list[Tensor], prox_mu: float) -> None:
+    """Add the gradient of prox_mu / 2 ||x - x_k||^2 (FedProx, Li et al. 2020)."""
+    for parameter, anchor in zip(module.parameters(), anchors, strict=True):
+        if parameter.grad is not None:
+            parameter.grad.add_(parameter.detach() - anchor, alpha=prox_mu)
+
+
+def _training_batches(data: Dataset[Any], size: int, settings: LocalSettings, seed: int) -> Iterator[Batch]:
+    rng = np.random.default_rng(seed)
+    per_epoch = math.ceil(size / settings.batch_size)
+    steps = settings.steps or settings.epochs * per_epoch
+    while steps > 0:
+        order = rng.permutation(size)
+        for begin in range(0, size, settings.batch_size)[:steps]:
+            yield _gather(data, order[begin : begin + settings.batch_size])
+            steps -= 1
+
+
+def _ordered_batches(data: Dataset[Any], batch_size: int) -> Iterator[Batch]:
+    size = len(data)  # type: ignore[arg-type]
+    for begin in range(0, size, batch_size):
+        yield _gather(data, np.arange(begin, min(begin + batch_size, size)))
+
+
+def _gather(data: Dataset[Any], indices: np.ndarray[Any, Any]) -> Batch:
+    if isinstance(data, Examples):
+        return data[torch.from_numpy(indices)]
+    loader: DataLoader[Any] = DataLoader(Subset(data, indices.tolist()), batch_size=len(indices))
+    return next(iter(loader))
+
+
+def _to(batch: Batch, device: torch.device) -> Batch:
+    if isinstance(batch, Tensor):
+        return batch.to(device)
+    if isinstance(batch, dict):
+        return {key: _to(value, device) for key, value in batch.items()}
+    if isinstance(batch, tuple | list):
+        return tuple(_to(value, device) for value in batch)
+    return batch
+
+
+def _batch_size(batch: Batch) -> int:
+    if isinstance(batch, Tensor):
+        return len(batch)
+    first = next(iter(batch.values())) if isinstance(batch, dict) else batch[0]
+    return _batch_size(first)

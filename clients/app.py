@@ -1,0 +1,112 @@
+"""The ClientApp: reads the context, calls amgt_fed, answers."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import torch
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from amgt_fed.federated.client import LocalResult, advance, client_round
+from amgt_fed.federated.messages import NeedsModel
+from amgt_fed.flower.records import pack, unpack
+from amgt_fed.layout import Float32Vector
+from amgt_fed.tasks import evaluate as evaluate_model
+from amgt_fed.tasks import train_locally
+from amgt_fed.wire import (
+    Evaluation,
+    Hello,
+    decode_plan,
+    decode_question,
+    encode_evaluation,
+    encode_hello,
+    encode_needs_model,
+    encode_update,
+)
+
+from .session import Session, client_number, session_for, store_for
+
+app = ClientApp()
+
+
+@app.query("hello")
+def hello(message: Message, context: Context) -> Message:
+    """Say who this client is, how much data it has, and which model of the run it holds."""
+    session = session_for(context)
+    client = client_number(context)
+    run = decode_question(unpack(message.content), session.layout)
+    state = store_for(context, client).load(run)
+    answer = Hello(
+        client=client,
+        num_clients=int(context.node_config.get("num-partitions", session.setup.config.partition.num_clients)),
+        num_examples=len(session.data(client)),
+        synced_round=1 if state is None else state.round,
+        layout_digest=session.layout.digest,
+    )
+    return Message(pack(encode_hello(answer)), reply_to=message)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Take part in one round."""
+    session = session_for(context)
+    config = session.setup.config
+    torch.set_num_threads(config.client.threads)  # sums split over threads round differently
+    client = client_number(context)
+    store = store_for(context, client)
+    plan = decode_plan(unpack(message.content), session.layout)
+    state = store.load(plan.run) or session.fresh_state(plan.run)
+    compression = session.setup.compression()
+
+    def local_training(start: Float32Vector) -> LocalResult:
+        seed = _seed(config.seed, client, plan.round)
+        _seed_generators(seed)
+        settings = session.setup.local_settings(plan.round)
+        return train_locally(session.setup.task, session.model(), session.data(client), start, settings, seed)
+
+    answer, after = client_round(plan, state, local_training, session.layout, compression)
+    if isinstance(answer, NeedsModel):
+        return Message(pack(encode_needs_model(answer)), reply_to=message)
+    if compression.error_feedback or plan.model is None:
+        # Before the answer leaves: a client cut off in between gives the same answer again when asked again.
+        store.save(after)
+    return Message(pack(encode_update(answer)), reply_to=message)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Score the round's global model on this client's own data."""
+    session = session_for(context)
+    torch.set_num_threads(session.setup.config.client.threads)
+    client = client_number(context)
+    plan = decode_plan(unpack(message.content), session.layout)
+    state = store_for(context, client).load(plan.run) or session.fresh_state(plan.run)
+    reached = advance(plan, state, session.layout)
+    if isinstance(reached, NeedsModel):
+        return Message(pack(encode_evaluation(reached)), reply_to=message)
+    answer = _evaluate(session, client, plan.round, reached.model)
+    return Message(pack(encode_evaluation(answer)), reply_to=message)
+
+
+def _evaluate(session: Session, client: int, round: int, vector: Float32Vector) -> Evaluation | NeedsModel:
+    data = session.setup.task.client_test_data(client)
+    if data is None:
+        raise RuntimeError(f"task {session.setup.config.task!r} gives client {client} no data to evaluate on")
+    model = session.model()
+    model.load_(vector)
+    loss, metrics, count = evaluate_model(session.setup.task, model, data)
+    return Evaluation(round, count, loss, metrics)
+
+
+def _seed(seed: int, client: int, round: int) -> int:
+    """One number per (run seed, client, round): the same on every engine, whatever ran before."""
+    return int(np.random.SeedSequence([seed, client, round]).generate_state(1)[0])
+
+
+def _seed_generators(seed: int) -> None:
+    """Seed the process's generators, which a user's model may draw from (dropout)."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)

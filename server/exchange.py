@@ -1,0 +1,111 @@
+"""Messages out, replies in as they arrive, until all are in or the deadline has passed; over any Flower Grid."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from amgt_fed.errors import WireError
+from amgt_fed.flower.mailbox import MailboxGrid, wait_messages
+from amgt_fed.flower.records import pack, unpack
+
+log = logging.getLogger("amgt_fed.server")
+
+_TTL_MARGIN_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What one client answered: bytes, or why there are none."""
+
+    client: int
+    data: bytes
+    error: str = ""
+
+
+class Exchange:
+    """One question to many clients. More may be sent while replies are being read.
+
+    Args:
+        grid: any Flower Grid.
+        message_type: e.g. "train".
+        group: the round, for those who watch the traffic.
+        deadline_s: seconds from now after which missing replies are no longer waited for.
+    """
+
+    def __init__(self, grid: Grid, message_type: str, *, group: str, deadline_s: float) -> None:
+        self._grid = grid
+        self._type = message_type
+        self._group = group
+        self._deadline = time.monotonic() + deadline_s
+        self._waiting: dict[str, int] = {}
+        self.sent_bytes = 0
+        self.received_bytes = 0
+
+    @property
+    def missing(self) -> list[int]:
+        """Clients that have not answered yet."""
+        return sorted(self._waiting.values())
+
+    def send(self, contents: Mapping[int, bytes], nodes: Mapping[int, int]) -> None:
+        """Send each client its bytes; `nodes` says which node a client is."""
+        left = max(self._deadline - time.monotonic(), 0.0)
+        messages = [
+            Message(pack(data), nodes[client], self._type, ttl=left + _TTL_MARGIN_S, group_id=self._group)
+            for client, data in contents.items()
+        ]
+        ids = list(self._grid.push_messages(messages))
+        for client, message_id in zip(contents, ids, strict=False):
+            if message_id:
+                self._waiting[message_id] = client
+        self.sent_bytes += sum(map(len, contents.values()))
+
+    def replies(self) -> Iterator[Reply]:
+        """Yield replies as they arrive; ends when none is missing or the deadline has passed."""
+        while self._waiting:
+            arrived = list(self._grid.pull_messages(list(self._waiting)))
+            for message in arrived:
+                # An error reply may name the SuperLink as its source, so only this tells whose it is.
+                client = self._waiting.pop(message.metadata.reply_to_message_id, None)
+                if client is not None:
+                    yield self._read(client, message)
+            left = self._deadline - time.monotonic()
+            if left <= 0:
+                return
+            if not arrived and self._waiting:
+                wait_messages(self._grid, list(self._waiting), left)
+
+    def close(self) -> None:
+        """Give up what is still missing; a late reply is dropped."""
+        if isinstance(self._grid, MailboxGrid):
+            self._grid.cancel_messages(self._waiting)
+        self._waiting.clear()
+
+    def _read(self, client: int, message: Message) -> Reply:
+        if message.has_error():
+            reason = (message.error.reason or f"error {message.error.code}").strip()
+            log.debug("client %d: %s", client, reason)
+            return Reply(client, b"", reason.splitlines()[0])
+        try:
+            data = unpack(message.content)
+        except WireError as error:
+            return Reply(client, b"", str(error))
+        self.received_bytes += len(data)
+        return Reply(client, data)
+
+
+def first_reasons(reasons: Mapping[int, str], limit: int = 3) -> str:
+    """The first few failures in one line."""
+    shown = "; ".join(f"client {client}: {reason}" for client, reason in list(reasons.items())[:limit])
+    more = len(reasons) - limit
+    return f"{shown}; and {more} more" if more > 0 else shown
+
+
+def node_ids(grid: Grid) -> Iterable[int]:
+    """The grid's nodes, in ascending order."""
+    return sorted(grid.get_node_ids())

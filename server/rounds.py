@@ -1,0 +1,190 @@
+"""One round over the Grid: plans out, updates aggregated as they arrive, the step taken."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field, replace
+
+from flwr.serverapp import Grid
+
+from amgt_fed.errors import AMGTFedError, RoundError
+from amgt_fed.federated.aggregate import Accumulator
+from amgt_fed.federated.catchup import plan_for
+from amgt_fed.federated.messages import Aggregate, NeedsModel
+from amgt_fed.federated.server import StepReport, server_round
+from amgt_fed.federated.state import ServerState, with_synced
+from amgt_fed.layout import Layout, vector_digest
+from amgt_fed.setup import Setup
+from amgt_fed.wire import decode_evaluation, decode_update, encode_plan
+
+from .exchange import Exchange, Reply, first_reasons
+from .roster import Roster, quorum_of
+
+log = logging.getLogger("amgt_fed.server")
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Payload bytes of the messages of one round, and the clients that gave nothing usable."""
+
+    uplink_bytes: int = 0
+    downlink_bytes: int = 0
+    failures: dict[int, str] = field(default_factory=dict)
+
+    def add(self, exchange: Exchange) -> None:
+        """Count an exchange."""
+        self.uplink_bytes += exchange.received_bytes
+        self.downlink_bytes += exchange.sent_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """The global model's loss and metrics."""
+
+    loss: float
+    metrics: dict[str, float]
+
+
+class RoundRunner:
+    """Runs rounds of one federation; the state goes in and comes out."""
+
+    def __init__(self, grid: Grid, setup: Setup, layout: Layout, roster: Roster) -> None:
+        self._grid = grid
+        self._setup = setup
+        self._layout = layout
+        self._roster = roster
+        self._downlink = setup.downlink()
+        self._optimizer = setup.server_optimizer()
+
+    def run(self, state: ServerState, traffic: Traffic) -> tuple[ServerState, Aggregate, StepReport]:
+        """Run round `state.round`, with another sample where too few answer.
+
+        Raises:
+            RoundError: every attempt stayed below the quorum.
+        """
+        federation = self._setup.config.federation
+        for attempt in range(federation.retries + 1):
+            participants = self._roster.sample(state.round, attempt)
+            state, accumulator = self._collect(state, participants, traffic)
+            needed = quorum_of(self._setup.config, len(participants))
+            if accumulator.added >= needed:
+                aggregate = accumulator.aggregate()
+                after, report = server_round(aggregate, state, self._layout, self._optimizer, self._downlink)
+                return after, aggregate, report
+            reasons = {client: traffic.failures[client] for client in participants if client in traffic.failures}
+            text = (
+                f"round {state.round}: {accumulator.added} of {len(participants)} clients gave an update within "
+                f"{federation.deadline_s:g} s, the quorum needs {needed} ({first_reasons(reasons)})"
+            )
+            if attempt < federation.retries:
+                log.warning("%s; trying other clients", text)
+                self._roster.refresh()
+        raise RoundError(text)
+
+    def _collect(
+        self, state: ServerState, participants: list[int], traffic: Traffic
+    ) -> tuple[ServerState, Accumulator]:
+        config = self._setup.config
+        digest = vector_digest(state.model)
+        dense = self._downlink.codec is None
+        accumulator = Accumulator(self._layout, participants, clip_norm=config.server.clip_norm)
+        exchange = Exchange(self._grid, "train", group=str(state.round), deadline_s=config.federation.deadline_s)
+        exchange.send(
+            {
+                client: encode_plan(plan_for(state, client, digest, dense=dense), self._layout)
+                for client in participants
+            },
+            self._roster.nodes,
+        )
+        resent: set[int] = set()
+        for reply in exchange.replies():
+            client = reply.client
+            try:
+                answer = self._read(reply, state.round)
+                if not isinstance(answer, NeedsModel):
+                    accumulator.add(client, answer)
+                    continue
+                if client in resent or dense:
+                    raise RoundError(f"it was sent the model and still cannot start: {answer.reason}")
+            except AMGTFedError as error:
+                self._fail(client, str(error), traffic)
+                accumulator.give_up(client)
+                continue
+            log.warning("client %d is sent the model: %s", client, answer.reason)
+            resent.add(client)
+            state = with_synced(state, client, 0)
+            plan = plan_for(state, client, digest, dense=True)
+            exchange.send({client: encode_plan(plan, self._layout)}, self._roster.nodes)
+        for client in exchange.missing:
+            self._fail(client, f"no answer within {config.federation.deadline_s:g} s", traffic)
+            accumulator.give_up(client)
+        exchange.close()
+        traffic.add(exchange)
+        for client, error in accumulator.rejected.items():
+            self._fail(client, str(error), traffic)
+        return state, accumulator
+
+    def _read(self, reply: Reply, round: int) -> object:
+        if reply.error:
+            raise RoundError(reply.error)
+        answer = decode_update(reply.data, self._layout)
+        if answer.round != round:
+            raise RoundError(f"it answered for round {answer.round}, this is round {round}")
+        return answer
+
+    def _fail(self, client: int, reason: str, traffic: Traffic) -> None:
+        log.warning("client %d gives nothing in this round: %s", client, reason)
+        traffic.failures[client] = reason
+
+    def score_on_clients(
+        self, state: ServerState, participants: tuple[int, ...], traffic: Traffic
+    ) -> tuple[ServerState, Score | None]:
+        """Have the round's participants score x_{k+1} on their own data; weighted by examples."""
+        digest = vector_digest(state.model)
+        dense = self._downlink.codec is None
+        exchange = Exchange(
+            self._grid,
+            "evaluate",
+            group=str(state.round),
+            deadline_s=self._setup.config.federation.deadline_s,
+        )
+        asked = [client for client in participants if client in self._roster.nodes]
+        exchange.send(
+            {client: encode_plan(plan_for(state, client, digest, dense=dense), self._layout) for client in asked},
+            self._roster.nodes,
+        )
+        answers = {}
+        for reply in exchange.replies():
+            try:
+                if reply.error:
+                    raise RoundError(reply.error)
+                answer = decode_evaluation(reply.data, self._layout)
+                if isinstance(answer, NeedsModel):
+                    raise RoundError(answer.reason)
+            except AMGTFedError as error:
+                self._fail(reply.client, str(error), traffic)
+                continue
+            answers[reply.client] = answer
+            if not dense:
+                state = with_synced(state, reply.client, state.round)
+        exchange.close()
+        traffic.add(exchange)
+        if not answers:
+            return state, None
+        total = sum(answer.num_examples for answer in answers.values())
+        loss = sum(answers[client].loss * answers[client].num_examples for client in sorted(answers)) / total
+        names = sorted({name for answer in answers.values() for name in answer.metrics})
+        metrics = {
+            name: sum(
+                answers[client].metrics.get(name, 0.0) * answers[client].num_examples for client in sorted(answers)
+            )
+            / total
+            for name in names
+        }
+        return state, Score(loss, metrics)
+
+
+def start_state(run: int, setup: Setup) -> tuple[ServerState, Layout]:
+    """The state before round 1, from the seeded initial model, and the model's layout."""
+    flat = setup.fresh_model()
+    return replace(ServerState(run=run, round=1, model=flat.read())), flat.layout
