@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeAlias
 
 from torch import nn
@@ -20,6 +21,9 @@ from amgt_fed.runs.table import Row, comparison
 from amgt_fed.runs.watch import watching
 from amgt_fed.setup import build
 from amgt_fed.tasks import Task
+
+RESUMABLE = ("baseline.run", "data_dir", "engine", "rounds", "workers")
+"""What may differ in a resumed run: nothing that changes the bits of the rounds done."""
 
 OnRound: TypeAlias = Callable[[str, RoundRecord], None]
 """Called with "amgt" or "fedavg" and each round's record, from another thread, as the rounds end."""
@@ -75,7 +79,7 @@ def run(
     Args:
         config: a `RunConfig`, or keys by their dotted names; the defaults otherwise.
         task: a task's name, `module:Class`, or the class itself.
-        resume: a run directory to go on with, instead of a new run.
+        resume: a run directory to go on with, instead of a new run; only `RESUMABLE` keys may change.
         on_round: see `OnRound`.
         keys: further keys, sections as mappings: `rounds=20, client={"lr": 0.01}`.
 
@@ -91,10 +95,12 @@ def run(
     if task is not None:
         overrides["task"] = task if isinstance(task, str) else f"{task.__module__}:{task.__qualname__}"
     if resume is not None:
-        config = _resumed(Path(resume), config)
-    elif not isinstance(config, RunConfig):
-        config = from_flat(dict(_flatten(config or {})))
-    resolved = merge(config, overrides)
+        if config is not None:
+            raise ConfigError("a resumed run keeps its configuration; give `resume` without `config`")
+        resolved = resumed_config(resume, overrides)
+    else:
+        start = config if isinstance(config, RunConfig) else from_flat(dict(_flatten(config or {})))
+        resolved = merge(start, overrides)
     resolved = merge(resolved, {"out": str(_run_path(resolved))})
     _check(resolved)
 
@@ -112,6 +118,28 @@ def run(
         directory.write_summary(summary)
         write_report(directory)
     return RunResult(directory.path, summary)
+
+
+def resumed_config(path: str | Path, overrides: Mapping[str, Scalar] = MappingProxyType({})) -> RunConfig:
+    """The configuration that goes on with the run in `path`.
+
+    Args:
+        path: its run directory, wherever it stands now.
+        overrides: dotted keys; only those that change none of the bits of the rounds done.
+
+    Raises:
+        StateError: `path` is no run directory.
+        ConfigError: another key would change.
+    """
+    directory = RunDirectory(Path(path).resolve())
+    if not directory.config_path.exists():
+        raise StateError(f"{path} is not a run directory: it has no config.toml, so there is nothing to resume")
+    config = directory.config()
+    before = to_flat(config)
+    for key, value in overrides.items():
+        if key not in RESUMABLE and before.get(key) != value:
+            raise ConfigError(f"a resumed run keeps its configuration; {key} cannot change, {_list(RESUMABLE)} can")
+    return merge(config, {**overrides, "out": str(directory.path), "resume": True})
 
 
 def fedavg_config(config: RunConfig, *, resume: bool = False) -> RunConfig:
@@ -173,13 +201,8 @@ def _check(config: RunConfig) -> None:
         )
 
 
-def _resumed(path: Path, config: object) -> RunConfig:
-    if config is not None:
-        raise ConfigError("a resumed run keeps its configuration; give `resume` without `config`")
-    directory = RunDirectory(path.resolve())
-    if not directory.config_path.exists():
-        raise StateError(f"{path} is not a run directory: it has no config.toml, so there is nothing to resume")
-    return merge(directory.config(), {"out": str(directory.path), "resume": True})
+def _list(names: tuple[str, ...]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _run_path(config: RunConfig) -> Path:

@@ -1,0 +1,54 @@
+"""An error as one clear line and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+
+from amgt_fed.errors import AMGTFedError
+
+FAILURE = 2
+INTERRUPTED = 130
+
+
+@contextmanager
+def reporting(*, debug: bool) -> Iterator[None]:
+    """Turn what is raised inside into one line on standard error and an exit; with `debug` the traceback as well."""
+    try:
+        yield
+    except AMGTFedError as error:
+        _exit(str(error), FAILURE, debug)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader is gone (`| head`); there is nobody to tell
+        sys.exit(FAILURE)
+    except OSError as error:
+        _exit(explain_os_error(error), FAILURE, debug)
+    except KeyboardInterrupt:
+        _exit("interrupted; `amgt-fed run --resume DIR` goes on where the run directory stands", INTERRUPTED, debug)
+
+
+def explain_os_error(error: OSError) -> str:
+    """What the operating system refused, and what to do about it."""
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full{where}; free some space, then `amgt-fed run --resume DIR` goes on without loss"
+    if error.errno == errno.EADDRINUSE:
+        return f"the port is in use{where}; stop the other program or choose another port"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{error.strerror}{where}; choose a place you may write to, e.g. with --out"
+    return f"{error.strerror or error}{where}"
+
+
+def _exit(text: str, code: int, debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(
+        f"[bold red]error:[/bold red] {' '.join(text.split())}" if code == FAILURE else text, markup=code == 2
+    )
+    sys.exit(code)
