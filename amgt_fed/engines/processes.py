@@ -121,7 +121,7 @@ class Children:
         for child in self._children:
             if child is not but and (code := child.process.poll()) is not None:
                 raise EngineError(
-                    f"{child.name} stopped with exit code {code}: {last_line(child.log)} (log: {child.log})"
+                    f"{child.name} stopped with exit code {code}: {telling_line(child.log)} (log: {child.log})"
                 )
 
     def finish(self, child: Child) -> None:
@@ -219,12 +219,17 @@ def free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in sockets]
 
 
-def last_line(log: Path, limit: int = 500) -> str:
-    """Return the last line of a log that is not empty, without colours, at most `limit` characters."""
+def telling_line(log: Path, limit: int = 500) -> str:
+    """Return the line of a log that says best why its process ended, without colours, at most `limit` characters.
+
+    A port that is taken goes before the traceback it leads to; else it is the last line that speaks of an error, or
+    the last line.
+    """
     with contextlib.suppress(OSError):
-        lines = [line.strip() for line in plain(log.read_text(errors="replace")).splitlines()]
-        if kept := [line for line in lines if line]:
-            return kept[-1][-limit:]
+        lines = [line.strip() for line in plain(log.read_text(errors="replace")).splitlines() if line.strip()]
+        for wanted in ("address already in use", "error", ""):
+            if found := [line for line in lines if wanted in line.lower()]:
+                return found[-1][-limit:]
     return "it wrote nothing"
 
 

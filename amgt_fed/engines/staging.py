@@ -12,7 +12,7 @@ from pathlib import Path
 import tomli_w
 
 from amgt_fed.engines.job import Job
-from amgt_fed.errors import EngineError
+from amgt_fed.errors import ConfigError, EngineError
 
 PUBLISHER = "amgt-fed"
 CONNECTION = "engine"
@@ -24,7 +24,12 @@ def stage_app(directory: Path, job: Job) -> None:
 
     Raises:
         EngineError: a value of the run configuration is of a type or size that Flower cannot carry.
+        ConfigError: the job has no nodes, or a negative number of workers.
     """
+    if job.num_nodes < 1 or job.workers < 0:
+        raise ConfigError(
+            f"{job.num_nodes} nodes on {job.workers} workers; give at least 1 node, and 0 or more workers"
+        )
     for key, value in job.run_config.items():
         if not isinstance(value, bool | int | float | str) or (isinstance(value, int) and value not in INT64):
             raise EngineError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import shutil
 import subprocess
@@ -20,8 +21,8 @@ from amgt_fed.engines.processes import (
     child_environment,
     executable,
     free_ports,
-    last_line,
     plain,
+    telling_line,
 )
 from amgt_fed.engines.staging import CONNECTION, stage_app, stage_home
 from amgt_fed.errors import EngineError
@@ -38,6 +39,7 @@ FLOWER_ENVIRONMENT: Mapping[str, str] = {
 START_S = 60.0  # for the SuperLink alone; it takes 1.6 s on an idle machine
 POLL_S = 0.1
 STATUS_POLL_S = 2.0  # one `flwr` command takes about .8 s of processor time
+NO_HEARTBEAT = "No heartbeat received from the task"  # Flower gives up on a silent ServerApp after about 60 s
 PREFIXES = ("ServerApp failed with exception: ", "Simulation failed with exception: ")
 
 
@@ -66,7 +68,7 @@ class SuperLink:
             time.sleep(POLL_S)
         self._children.finish(stream)
         if stream.process.returncode != 0:
-            raise EngineError(f"flwr run was refused: {last_line(stream.log)} (log: {stream.log})")
+            raise EngineError(f"flwr run was refused: {refusal(stream.log)} (log: {stream.log})")
         # The stream ends with the run; should it break off earlier, the run is still worth waiting for.
         while not (status := self._status()).startswith("finished"):
             self._children.check()
@@ -93,8 +95,8 @@ class SuperLink:
             answer = None
         if not isinstance(answer, dict) or not answer.get("success"):
             self._children.check()
-            reason = (done.stderr or done.stdout).strip().splitlines()
-            raise EngineError(f"flwr {' '.join(command)} failed: {reason[-1] if reason else 'it printed nothing'}")
+            reason = answer.get("error-message") if isinstance(answer, dict) else done.stderr or done.stdout
+            raise EngineError(f"flwr {' '.join(command)} failed: {' '.join(str(reason).split())}")
         return answer
 
     def _runs(self) -> dict[str, Any]:
@@ -110,8 +112,10 @@ class SuperLink:
         details = " ".join(str(self._runs().get("status-details") or "").split())
         for prefix in PREFIXES:
             details = details.removeprefix(prefix)
-        if details in ("", "N/A"):
-            details = f"the run ended as {status!r}: {last_line(log)}"
+        if details == NO_HEARTBEAT:
+            details = "the ServerApp's process was killed from outside, perhaps because memory ran out"
+        elif details in ("", "N/A"):
+            details = f"the run ended as {status!r}: {telling_line(log)}"
         return f"{details} (log: {log})"
 
 
@@ -145,6 +149,7 @@ def superlink(
         # Flower's HTTP clients obey http_proxy, and a proxy knows nothing of our loopback.
         "NO_PROXY": ",".join(filter(None, [inherited.get("NO_PROXY"), LOOPBACK])),
         "no_proxy": ",".join(filter(None, [inherited.get("no_proxy"), LOOPBACK])),
+        "COLUMNS": "400",  # or `flwr` breaks its messages into lines of 80
         "FLWR_HOME": str(directory / "home"),
     }
     try:
@@ -155,6 +160,16 @@ def superlink(
             yield SuperLink(job, children, directory, port), children
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def refusal(log: Path) -> str:
+    """Return what a `flwr` command complained about: the first paragraph of its framed message, as one line."""
+    text = plain(log.read_text(errors="replace"))
+    _, framed, box = text.partition("╭─ Error")
+    if not framed:
+        return telling_line(log)
+    lines = [line.strip(" │") for line in box.splitlines()[1:]]
+    return " ".join(itertools.takewhile(bool, lines))
 
 
 def is_healthy(port: int) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from amgt_fed.engines.processes import Child, Children, child_environment, executable, free_ports, last_line
+from amgt_fed.engines.processes import Child, Children, child_environment, executable, free_ports, telling_line
 from amgt_fed.errors import EngineError
 
 SLEEP = "import time; time.sleep(60)"
@@ -160,10 +160,22 @@ def test_free_ports_are_distinct_and_can_be_bound() -> None:
             one.bind(("127.0.0.1", port))
 
 
-def test_the_last_line_is_free_of_colours_and_bounded(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("first\n\x1b[91mERROR\x1b[0m:  disk full\nshutting down\n  \n", "ERROR:  disk full"),
+        ("Traceback\n  File x\nValueError: no such key\n", "ValueError: no such key"),
+        (
+            "[Errno 98] address already in use\nstop\nRuntimeError: failed to start\n",
+            "[Errno 98] address already in use",
+        ),
+        ("starting\nbye\n", "bye"),
+        ("", "it wrote nothing"),
+        ("x" * 2000, "x" * 500),
+    ],
+)
+def test_the_telling_line_of_a_log_is_free_of_colours_and_bounded(tmp_path: Path, text: str, line: str) -> None:
     log = tmp_path / "log"
-    assert last_line(log) == "it wrote nothing"
-    log.write_text("first\n\x1b[91mERROR\x1b[0m:  disk full\n\n  \n")
-    assert last_line(log) == "ERROR:  disk full"
-    log.write_text("x" * 2000)
-    assert last_line(log, limit=100) == "x" * 100
+    assert telling_line(log) == "it wrote nothing"
+    log.write_text(text)
+    assert telling_line(log) == line
