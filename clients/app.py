@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-
 import numpy as np
 import torch
 from flwr.app import Context, Message
@@ -29,6 +27,7 @@ from amgt_fed.wire import (
 from .session import Session, client_number, session_for, store_for
 
 app = ClientApp()
+app.amgt_parallel = True  # calls may overlap in one process: `reproducible` sees to their random numbers
 
 
 @app.query("hello")
@@ -62,9 +61,9 @@ def train(message: Message, context: Context) -> Message:
 
     def local_training(start: Float32Vector) -> LocalResult:
         seed = _seed(config.seed, client, plan.round)
-        _seed_generators(seed)
         settings = session.setup.local_settings(plan.round)
-        return train_locally(session.setup.task, session.model(), session.data(client), start, settings, seed)
+        model, data = session.model(), session.data(client)
+        return session.reproducibly(lambda: train_locally(session.setup.task, model, data, start, settings, seed), seed)
 
     answer, after = client_round(plan, state, local_training, session.layout, compression)
     if isinstance(answer, NeedsModel):
@@ -103,10 +102,3 @@ def _evaluate(session: Session, client: int, round: int, vector: Float32Vector) 
 def _seed(seed: int, client: int, round: int) -> int:
     """One number per (run seed, client, round): the same on every engine, whatever ran before."""
     return int(np.random.SeedSequence([seed, client, round]).generate_state(1)[0])
-
-
-def _seed_generators(seed: int) -> None:
-    """Seed the process's generators, which a user's model may draw from (dropout)."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)

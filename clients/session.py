@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import threading
 from functools import lru_cache
@@ -17,6 +18,7 @@ from amgt_fed.layout import Float32Vector, Layout
 from amgt_fed.setup import Setup, build
 from amgt_fed.tasks import FlatModel
 
+from .reproducible import ReproducibleRunner
 from .store import ClientStore
 
 _CACHED_CLIENTS = 256
@@ -28,17 +30,18 @@ class Session:
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
         self._threads = threading.local()
-        first = setup.fresh_model()
-        self._threads.model = first
-        self.layout: Layout = first.layout
-        self.initial: Float32Vector = first.read()
+        self._pattern = setup.fresh_model()  # never trained: each thread copies it, for building draws random numbers
+        self.layout: Layout = self._pattern.layout
+        self.initial: Float32Vector = self._pattern.read()
+        self.reproducibly = ReproducibleRunner()
         self.data = lru_cache(_CACHED_CLIENTS)(setup.task.client_data)
 
     def model(self) -> FlatModel:
         """This thread's module; its parameters are whatever the last call left."""
         model: FlatModel | None = getattr(self._threads, "model", None)
         if model is None:
-            model = self._threads.model = self.setup.fresh_model()
+            module = copy.deepcopy(self._pattern.module)
+            model = self._threads.model = FlatModel(module, self.setup.device)
         return model
 
     def fresh_state(self, run: int) -> ClientState:
