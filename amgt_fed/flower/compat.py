@@ -16,8 +16,12 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricR
 from flwr.app.message.message import make_message
 from flwr.app.metadata import Metadata
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
-from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.common.serde import message_from_proto, recorddict_to_proto
+from flwr.common.serde_utils import error_to_proto, metadata_to_proto
 from flwr.proto.message_pb2 import Message as MessageProto
+from flwr.proto.recorddict_pb2 import Array as ArrayProto
+from flwr.proto.recorddict_pb2 import ArrayRecord as ArrayRecordProto
+from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -38,6 +42,7 @@ __all__ = [
     "isolated_copy",
     "message_from_bytes",
     "message_to_bytes",
+    "message_to_parts",
     "new_context",
     "new_message_id",
     "new_run",
@@ -155,8 +160,65 @@ def error_reply(request: Message, code: int, reason: str) -> Message:
 
 def message_to_bytes(message: Message) -> bytes:
     """Serialize a message, content or error, to Flower's protobuf encoding."""
-    data: bytes = message_to_proto(message).SerializeToString()
-    return data
+    return b"".join(message_to_parts(message, {}))
+
+
+def message_to_parts(message: Message, contents: dict[int, list[bytes]]) -> list[bytes]:
+    """Serialize a message to pieces that follow one another; an array's data is a piece of its own, not copied.
+
+    Flower's own conversion copies the data at each of the five levels it is nested in: 64 MiB take .4 s instead of
+    nothing. The bytes are the same.
+
+    Args:
+        message: content or error.
+        contents: pieces by `id` of a RecordDict, filled and used here: strategies send one RecordDict to all nodes,
+            and its pieces are then made once. Valid while the messages of one batch are alive.
+    """
+    metadata = MessageProto(metadata=metadata_to_proto(message.metadata)).SerializeToString()
+    if message.has_error():
+        return [metadata, MessageProto(error=error_to_proto(message.error)).SerializeToString()]
+    if (content := contents.get(id(message.content))) is None:
+        content = _field(MessageProto.CONTENT_FIELD_NUMBER, _record_dict(message.content))
+        contents[id(message.content)] = content
+    return [metadata, *content]
+
+
+def _record_dict(content: RecordDict) -> list[bytes]:
+    pieces = []
+    for key, record in content.items():
+        if isinstance(record, ArrayRecord):
+            item = [RecordDictProto.Item(key=key).SerializeToString()]
+            item += _field(RecordDictProto.Item.ARRAY_RECORD_FIELD_NUMBER, _array_record(record))
+            pieces += _field(RecordDictProto.ITEMS_FIELD_NUMBER, item)
+        else:
+            pieces.append(recorddict_to_proto(RecordDict({key: record})).SerializeToString())
+    return pieces
+
+
+def _array_record(record: ArrayRecord) -> list[bytes]:
+    pieces = []
+    for key, array in record.items():
+        value = [ArrayProto(dtype=array.dtype, shape=array.shape, stype=array.stype).SerializeToString()]
+        if array.data:
+            value += _field(ArrayProto.DATA_FIELD_NUMBER, [bytes(array.data)])  # bytes of bytes are no copy
+        item = [ArrayRecordProto.Item(key=key).SerializeToString()]
+        item += _field(ArrayRecordProto.Item.VALUE_FIELD_NUMBER, value)
+        pieces += _field(ArrayRecordProto.ITEMS_FIELD_NUMBER, item)
+    return pieces
+
+
+def _field(number: int, pieces: list[bytes]) -> list[bytes]:
+    """A length-delimited protobuf field (wire type 2) around pieces."""
+    return [_varint(number << 3 | 2) + _varint(sum(map(len, pieces))), *pieces]
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
 
 
 def message_from_bytes(data: bytes) -> Message:

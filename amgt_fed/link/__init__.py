@@ -1,1 +1,43 @@
-"""The AMGT link: our gRPC service behind a Flower Grid."""
+"""The AMGT link: our gRPC service, which carries bytes between a server and long-lived nodes; it knows no Flower."""
+
+from amgt_fed.link.address import Address
+from amgt_fed.link.client import Joined, LinkClient, Request
+from amgt_fed.link.credentials import Tls, TlsFiles, choose_security
+from amgt_fed.link.errors import (
+    AddressError,
+    ConnectionRefused,
+    CredentialsError,
+    MessageTooLarge,
+    PlaintextRefused,
+    ProtocolViolation,
+    TakenOver,
+)
+from amgt_fed.link.limits import LinkLimits
+from amgt_fed.link.node import Outgoing, Peer, node_id_of
+from amgt_fed.link.server import LinkServer, Listener
+from amgt_fed.link.traffic import Traffic, TrafficReport
+
+__all__ = [
+    "Address",
+    "AddressError",
+    "ConnectionRefused",
+    "CredentialsError",
+    "Joined",
+    "LinkClient",
+    "LinkLimits",
+    "LinkServer",
+    "Listener",
+    "MessageTooLarge",
+    "Outgoing",
+    "Peer",
+    "PlaintextRefused",
+    "ProtocolViolation",
+    "Request",
+    "TakenOver",
+    "Tls",
+    "TlsFiles",
+    "Traffic",
+    "TrafficReport",
+    "choose_security",
+    "node_id_of",
+]

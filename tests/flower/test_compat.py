@@ -7,6 +7,7 @@ import contextlib
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.common.serde import message_to_proto
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,6 +35,25 @@ def test_a_message_survives_the_trip_through_bytes(request_message: Message) -> 
     assert back.metadata == request_message.metadata
     assert back.content == request_message.content
     assert back.content["arrays"]["w"].numpy().tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_the_pieces_are_flowers_own_encoding_and_arrays_are_not_copied(request_message: Message) -> None:
+    request_message.content["empty"] = ArrayRecord()
+    request_message.content["none"] = ArrayRecord({"": Array("uint8", (0,), "x", b"")})
+    request_message.content["long"] = ArrayRecord({"u": Array("uint8", (70_000,), "amgt.v1", bytes(70_000))})
+    pieces = compat.message_to_parts(request_message, {})
+    assert b"".join(pieces) == message_to_proto(request_message).SerializeToString()
+    assert any(piece is request_message.content["long"]["u"].data for piece in pieces)
+    error = compat.error_reply(request_message, 5, "gone")
+    assert compat.message_to_bytes(error) == message_to_proto(error).SerializeToString()
+
+
+def test_content_that_goes_to_many_nodes_is_serialized_once(request_message: Message) -> None:
+    contents: dict[int, list[bytes]] = {}
+    first = compat.message_to_parts(request_message, contents)
+    second = compat.message_to_parts(Message(request_message.content, 13, "train"), contents)
+    assert all(one is two for one, two in zip(first[1:], second[1:], strict=True))
+    assert compat.message_from_bytes(b"".join(second)).metadata.dst_node_id == 13
 
 
 def test_an_error_reply_survives_the_trip_and_answers_its_request(request_message: Message) -> None:

@@ -1,0 +1,291 @@
+"""The server's end of the link, in a thread of its own; it knows bytes and ids, not what they mean."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+import grpc
+
+from amgt_fed.errors import LinkError
+from amgt_fed.link.address import Address, explain_bind_failure
+from amgt_fed.link.budget import ReceiveBudget
+from amgt_fed.link.credentials import Tls
+from amgt_fed.link.errors import AddressError
+from amgt_fed.link.frames import METHOD, RunConfig, settings_of
+from amgt_fed.link.limits import LinkLimits, channel_options
+from amgt_fed.link.node import Node, Outgoing, Peer, Stream, node_id_of
+from amgt_fed.link.streams import StreamHandler
+from amgt_fed.link.traffic import Traffic, TrafficReport
+from amgt_fed.link.v1 import link_pb2
+
+log = logging.getLogger("amgt_fed.link.server")
+
+HOUSEKEEPING_S = 0.5
+STOP_GRACE_S = 2.0
+
+
+class Listener(Protocol):
+    """Who is told what happens; called in the link's thread, so it must not block."""
+
+    def replied(self, node_id: int, message_id: int, payload: bytes, release: Callable[[], None]) -> bool:
+        """Take a whole reply; False if nobody waited for it. `release` is called once it no longer takes memory."""
+
+    def failed(self, message_id: int, reason: str) -> None:
+        """Take note that no reply will come: the message could not be sent, or its node is gone."""
+
+    def settled(self, message_id: int) -> None:
+        """Take note that the link holds nothing of this message any more, whatever became of it."""
+
+    def nodes_changed(self) -> None:
+        """Take note that a node joined or left."""
+
+
+class LinkServer:
+    """Accept nodes, send them messages, hand their replies to a listener.
+
+    Args:
+        address: where to listen; port 0 takes a free one.
+        tls: certificates; None for plaintext (`choose_security` decides when that is allowed).
+        run_id, run_config: what every node is told on joining.
+        listener: see `Listener`.
+        limits: sizes and times.
+        authorize: asked with every Hello; returns why the peer is refused, or None. Runs in the link's thread.
+
+    Raises:
+        TypeError, ValueError: `run_config` holds something else than bool, 64-bit int, float and str.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        tls: Tls | None,
+        *,
+        run_id: int,
+        run_config: RunConfig,
+        listener: Listener,
+        limits: LinkLimits | None = None,
+        authorize: Callable[[Peer], str | None] | None = None,
+    ) -> None:
+        self.limits = limits or LinkLimits()
+        self.run_id = run_id
+        self.session = secrets.randbits(63) + 1
+        self.settings = settings_of(run_config)
+        self.authorize = authorize or (lambda peer: None)
+        self.listener = listener
+        self.budget = ReceiveBudget(self.limits.receive_budget_bytes)
+        self._asked_address = address
+        self._tls = tls
+        self._nodes: dict[int, Node] = {}
+        self._traffic: dict[str, Traffic] = {}
+        self._owners: dict[int, Node] = {}  # message id -> the node that has it in its outbox
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._ready = threading.Event()
+        self._failure: Exception | None = None
+        self._stopping: asyncio.Event | None = None
+        self._farewell = link_pb2.Goodbye.Reason.RUN_OVER
+        self.address = address
+
+    def start(self) -> Address:
+        """Begin to listen.
+
+        Returns:
+            The bound address, which is also `self.address` from now on.
+
+        Raises:
+            AddressError: the address is in use, unknown, or not ours.
+        """
+        self._thread = threading.Thread(target=self._run, name="amgt-link-server", daemon=True)
+        self._thread.start()
+        self._ready.wait()
+        if self._failure is not None:
+            self._thread.join()
+            raise self._failure
+        return self.address
+
+    def stop(self, *, run_over: bool = True) -> None:
+        """Say Goodbye to all nodes and stop listening; `run_over` tells them whether to come again."""
+        if self._loop is None or self._thread is None or self._stopping is None:
+            return
+        if not run_over:
+            self._farewell = link_pb2.Goodbye.Reason.RESTARTING
+        self._call(self._stopping.set)
+        self._thread.join()
+
+    def node_ids(self) -> list[int]:
+        """Nodes that are connected, or gone for less than the grace period, in ascending order."""
+        return sorted(list(self._nodes))
+
+    def node_names(self) -> dict[int, str]:
+        """The same nodes' names."""
+        return {node.node_id: node.name for node in list(self._nodes.values())}
+
+    def send(self, messages: Iterable[tuple[int, Outgoing]]) -> None:
+        """Queue messages for nodes; a message to an unknown node fails at once."""
+        self._call(self._enqueue, list(messages))
+
+    def cancel(self, message_ids: Iterable[int]) -> None:
+        """Forget messages; their replies, should they come, are dropped."""
+        self._call(self._cancel, list(message_ids))
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
+        """Run `callback` in the link's thread after a delay."""
+        assert self._loop is not None
+        self._call(self._loop.call_later, delay_s, callback)
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        """Run `callback` in the link's thread."""
+        self._call(callback)
+
+    def traffic(self) -> TrafficReport:
+        """Bytes so far; see `Traffic` for what is counted."""
+        nodes = {name: traffic.copy() for name, traffic in list(self._traffic.items())}
+        total = Traffic()
+        for traffic in nodes.values():
+            total.add(traffic)
+        return TrafficReport(nodes, total)
+
+    # What follows runs in the link's thread.
+
+    def attach(self, stream: Stream) -> Node:
+        """Bind a stream to its node, new or returning; an older stream of the same name is told Goodbye.
+
+        Raises:
+            LinkError: the federation is full, or the name's node id belongs to another name.
+        """
+        name = stream.peer.name
+        node_id = node_id_of(name)
+        node = self._nodes.get(node_id)
+        if node is None:
+            if len(self._nodes) >= self.limits.max_nodes:
+                raise LinkError(f"the federation is full: {self.limits.max_nodes} nodes are connected")
+            node = Node(name, node_id, self._traffic.setdefault(name, Traffic()))
+            self._nodes[node_id] = node
+            log.info("node %s joined from %s (%d connected)", name, stream.peer.address, len(self._nodes))
+        elif node.name != name:
+            raise LinkError(f"node name {name!r} has the same id as {node.name!r}; use another name")
+        else:
+            if node.stream is not None:
+                log.warning("node %s connects again from %s and takes over", name, stream.peer.address)
+                node.stream.close(link_pb2.Goodbye.Reason.TAKEN_OVER)
+            else:
+                log.info("node %s is back from %s", name, stream.peer.address)
+            if node.removal is not None:
+                node.removal.cancel()
+                node.removal = None
+        node.stream = stream
+        self.listener.nodes_changed()
+        return node
+
+    def detach(self, node: Node, stream: Stream) -> None:
+        """Take note that a stream has ended; its node leaves unless it is back within the grace period."""
+        if node.stream is not stream:
+            return
+        node.stream = None
+        if self._stopping is not None and self._stopping.is_set():
+            return
+        log.info("node %s is gone; it has %g s to come back", node.name, self.limits.grace_s)
+        assert self._loop is not None
+        node.removal = self._loop.call_later(self.limits.grace_s, self._remove, node)
+
+    def forget(self, message_id: int) -> None:
+        """Drop a message that is answered, cancelled or failed."""
+        node = self._owners.pop(message_id, None)
+        if node is not None and node.settle(message_id) is not None:
+            self.listener.settled(message_id)
+
+    def _fail(self, message_id: int, reason: str) -> None:
+        self.listener.failed(message_id, reason)
+        self.forget(message_id)
+
+    def _remove(self, node: Node) -> None:
+        del self._nodes[node.node_id]
+        log.warning("node %s left: not back within %g s", node.name, self.limits.grace_s)
+        for message_id in list(node.outbox):
+            self._fail(message_id, f"node {node.name} is gone and was not back within {self.limits.grace_s:g} s")
+        self.listener.nodes_changed()
+
+    def _enqueue(self, messages: list[tuple[int, Outgoing]]) -> None:
+        for node_id, outgoing in messages:
+            node = self._nodes.get(node_id)
+            if node is None:
+                self.listener.failed(outgoing.message_id, f"node {node_id} is not connected")
+                self.listener.settled(outgoing.message_id)
+            elif node.stream is not None and outgoing.size > node.stream.max_message_bytes:
+                limit = node.stream.max_message_bytes
+                reason = f"message is {outgoing.size} bytes; node {node.name} takes at most {limit}"
+                self.listener.failed(outgoing.message_id, reason)
+                self.listener.settled(outgoing.message_id)
+            else:
+                node.outbox[outgoing.message_id] = outgoing
+                self._owners[outgoing.message_id] = node
+                if node.stream is not None:
+                    node.stream.wake.set()
+
+    def _cancel(self, message_ids: list[int]) -> None:
+        for message_id in message_ids:
+            self.forget(message_id)
+
+    def _call(self, function: Callable[..., Any], *arguments: Any) -> None:
+        assert self._loop is not None, "the server has not been started"
+        try:
+            self._loop.call_soon_threadsafe(function, *arguments)
+        except RuntimeError as error:  # the loop is closed
+            raise LinkError("the link's server has stopped") from error
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except AddressError as error:
+            self._failure = error
+        except Exception as error:
+            log.exception("the link's server failed")
+            self._failure = error
+        finally:
+            self._ready.set()
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stopping = asyncio.Event()
+        server = grpc.aio.server(options=channel_options(self.limits))
+        handler = StreamHandler(self)
+        service, _, method = METHOD[1:].partition("/")
+        # Without (de)serializers gRPC passes the bytes on as they are: they are counted and checked before parsing.
+        connect = grpc.stream_stream_rpc_method_handler(handler.connect)
+        server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, {method: connect})])
+        where = str(self._asked_address)
+        try:
+            if self._tls is None:
+                port = server.add_insecure_port(where)
+            else:
+                port = server.add_secure_port(where, self._tls.server_credentials())
+            if port == 0:
+                raise RuntimeError("no port")
+        except RuntimeError as error:
+            raise AddressError(explain_bind_failure(self._asked_address)) from error
+        await server.start()
+        self.address = Address(self._asked_address.host, port)
+        self._ready.set()
+        try:
+            while not self._stopping.is_set():
+                try:
+                    await asyncio.wait_for(self._stopping.wait(), HOUSEKEEPING_S)
+                except TimeoutError:
+                    self._expire()
+            for node in self._nodes.values():
+                if node.stream is not None:
+                    node.stream.close(self._farewell)
+            await handler.wait_closed(STOP_GRACE_S)
+        finally:
+            await server.stop(0.1)
+
+    def _expire(self) -> None:
+        # The listener knows when a message's time is over; here it only stops taking memory and bandwidth.
+        for node in list(self._nodes.values()):
+            for message_id in node.expired():
+                self.forget(message_id)
