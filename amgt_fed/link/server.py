@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import secrets
 import threading
 from collections.abc import Callable, Iterable
@@ -100,6 +101,7 @@ class LinkServer:
         Raises:
             AddressError: the address is in use, unknown, or not ours.
         """
+        _raise_open_file_limit()
         self._thread = threading.Thread(target=self._run, name="amgt-link-server", daemon=True)
         self._thread.start()
         self._ready.wait()
@@ -289,3 +291,10 @@ class LinkServer:
         for node in list(self._nodes.values()):
             for message_id in node.expired():
                 self.forget(message_id)
+
+
+def _raise_open_file_limit() -> None:
+    """Let this process hold as many connections as the system allows it: every node takes a descriptor."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,5 @@
+"""`python -m clients` is `amgt-client`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,5 @@
+"""`python -m server` is `amgt-server`."""
+
+from .cli import main
+
+main()
