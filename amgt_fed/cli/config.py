@@ -18,6 +18,9 @@ def register(app: typer.Typer) -> None:
 def config(
     check: Annotated[Path | None, typer.Option("--check", help="A TOML file to check instead.")] = None,
     toml: Annotated[bool, typer.Option("--toml", help="Print the defaults as a TOML file to start from.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the keys as docs/configuration.md has them.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the keys as JSON.")] = False,
 ) -> None:
     """Show every configuration key: its default, what is allowed, what it means."""
@@ -37,12 +40,38 @@ def config(
         names = ("key", "allowed", "default", "meaning")
         print(json.dumps([dict(zip(names, row, strict=True)) for row in describe_keys()], indent=2))
         return
+    if markdown:
+        print(_markdown(), end="")
+        return
     table = Table(show_edge=False, pad_edge=False, header_style="bold")
     for name in ("key", "default", "meaning"):
         table.add_column(name, overflow="fold")
     for key, allowed, default, meaning in describe_keys():
         table.add_row(key, _shown(default), f"{meaning} [dim]({allowed})[/dim]")
     Console(highlight=False).print(table)
+
+
+_PREFACE = """# Configuration
+
+One schema, three ways in: a TOML file (`amgt-fed run --config FILE`), keys (`--set client.lr=0.01`), and Flower's
+run configuration (`flwr run . --run-config "client.lr=0.01"`). An unknown key or a bad value is refused before anything
+starts. `amgt-fed config --toml` prints a file to start from; `amgt-fed config --check FILE` checks one.
+
+This page is what `amgt-fed config --markdown` prints.
+
+| key | default | allowed | meaning |
+|---|---|---|---|
+"""
+
+
+def _markdown() -> str:
+    from amgt_fed.config import describe_keys
+
+    rows = [
+        f"| `{key}` | `{_shown(default)}` | {allowed} | {meaning} |\n"
+        for key, allowed, default, meaning in describe_keys()
+    ]
+    return _PREFACE + "".join(rows)
 
 
 def _shown(default: object) -> str:
