@@ -48,13 +48,29 @@ def _try_plaintext(address: Address, connection: socket.socket) -> Diagnosis:
     answer = b""
     with contextlib.suppress(ConnectionError):
         answer = connection.recv(9)
-    if answer[:1] == bytes([_TLS_ALERT]):
+    if answer[:1] == bytes([_TLS_ALERT]) or (not answer and _speaks_tls(address)):
         return Diagnosis(f"the server at {address} wants TLS; pass --ca, --cert and --key instead of --insecure", True)
     if len(answer) > 3 and answer[3] == _SETTINGS:
         return Diagnosis(f"the server at {address} answers, but the stream broke", False)
-    if not answer:  # some TLS servers just hang up; so does a server that is shutting down
-        return Diagnosis(f"{address} hung up; if its server uses TLS, pass --ca, --cert and --key", False)
+    if not answer:
+        return Diagnosis(f"{address} hung up without a word", False)
     return Diagnosis(f"what listens at {address} is not an AMGT link server (it does not speak gRPC)", True)
+
+
+def _speaks_tls(address: Address) -> bool:
+    # Only whether, not with whom: nothing is sent over this connection.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    try:
+        with (
+            socket.create_connection((address.host, address.port), timeout=TIMEOUT_S) as connection,
+            context.wrap_socket(connection),
+        ):
+            return True
+    except (OSError, ssl.SSLError):
+        return False
 
 
 def _try_tls(address: Address, connection: socket.socket, tls: Tls) -> Diagnosis:
@@ -64,9 +80,14 @@ def _try_tls(address: Address, connection: socket.socket, tls: Tls) -> Diagnosis
     context.set_alpn_protocols(["h2"])
     try:
         with context.wrap_socket(connection, server_hostname=address.host) as secure:
-            # In TLS 1.3 the server looks at our certificate after the handshake is over for us.
-            secure.recv(1)
-            return Diagnosis(f"the server at {address} answers, but the stream broke", False)
+            # In TLS 1.3 the server looks at our certificate after the handshake is over for us; a gRPC server that
+            # accepts it speaks first, one that does not hangs up without a word.
+            if secure.recv(1):
+                return Diagnosis(f"the server at {address} answers, but the stream broke", False)
+            return Diagnosis(
+                f"the server at {address} does not accept {tls.files.certificate}; was it issued by the server's CA?",
+                True,
+            )
     except ssl.SSLCertVerificationError as error:
         return Diagnosis(
             f"the certificate of the server at {address} is not accepted: {error.verify_message}; is {tls.files.ca} "

@@ -111,8 +111,11 @@ class LinkServer:
         return self.address
 
     def stop(self, *, run_over: bool = True) -> None:
-        """Say Goodbye to all nodes and stop listening; `run_over` tells them whether to come again."""
-        if self._loop is None or self._thread is None or self._stopping is None:
+        """Say Goodbye to all nodes and stop listening; `run_over` tells them whether to come again.
+
+        May be called twice.
+        """
+        if self._thread is None or self._stopping is None or not self._thread.is_alive():
             return
         if not run_over:
             self._farewell = link_pb2.Goodbye.Reason.RESTARTING
