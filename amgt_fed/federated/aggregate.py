@@ -13,6 +13,7 @@ from amgt_fed.federated.messages import Aggregate, ClientUpdate
 from amgt_fed.layout import Layout
 
 MAX_EXAMPLES = 2**40  # a client that claims more is lying or broken; products below stay exact in float64
+MAX_NUMBER = 1e100  # of a loss, norm or metric: sums over a million clients with MAX_EXAMPLES each stay finite
 
 
 class Accumulator:
@@ -25,7 +26,8 @@ class Accumulator:
 
     def __init__(self, layout: Layout, expected: Iterable[int], *, clip_norm: float = 0.0) -> None:
         self._layout = layout
-        self._order = sorted(expected)
+        self._order = sorted(set(expected))
+        self._place = {client: place for place, client in enumerate(self._order)}
         self._clip_norm = clip_norm
         self._next = 0
         self._waiting: dict[int, ClientUpdate | None] = {}
@@ -33,7 +35,7 @@ class Accumulator:
         self._weights = 0
         self._squares = 0.0
         self._scalars: dict[str, float] = {}
-        self._metrics: dict[str, float] = {}
+        self._metrics: dict[str, tuple[float, int]] = {}  # weighted sum, and the weight of those who reported it
         self._participants: list[int] = []
         self._rejected: dict[int, Exception] = {}
 
@@ -58,8 +60,11 @@ class Accumulator:
             raise RoundError(f"client {client} claims {update.num_examples} examples; 1 to {MAX_EXAMPLES} are possible")
         for name in ("error_l2", "update_l2", "deviation_l2"):
             value = getattr(update, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise RoundError(f"client {client} reports {name} = {value!r}; a finite number >= 0 is needed")
+            if not 0 <= value <= MAX_NUMBER:  # NaN fails every comparison
+                raise RoundError(f"client {client} reports {name} = {value!r}; 0 to {MAX_NUMBER:g} are possible")
+        for name, value in (("loss", update.loss), *update.metrics.items()):
+            if not abs(value) <= MAX_NUMBER:
+                raise RoundError(f"client {client} reports {name} = {value!r}; at most +-{MAX_NUMBER:g} is possible")
         self._waiting[client] = update
         self._drain()
 
@@ -99,13 +104,14 @@ class Accumulator:
             error_l2=scalars["error_l2"],
             drift=math.sqrt(spread / norm_squared) if norm_squared > 0 else 0.0,
             loss=scalars["loss"],
-            metrics={name: total / self._weights for name, total in sorted(self._metrics.items())},
+            metrics={name: total / weight for name, (total, weight) in sorted(self._metrics.items())},
         )
 
     def _check_open(self, client: int) -> None:
-        if client not in self._order:
+        place = self._place.get(client)
+        if place is None:
             raise RoundError(f"client {client} was not asked to take part in this round")
-        if client in self._waiting or self._order.index(client) < self._next:
+        if client in self._waiting or place < self._next:
             raise RoundError(f"client {client} has answered this round already")
 
     def _drain(self) -> None:
@@ -131,7 +137,11 @@ class Accumulator:
         self._squares += weight * square * scale**2
         self._weights += weight
         self._participants.append(client)
-        for name in ("loss", "error_l2", "deviation_l2"):
-            self._scalars[name] = self._scalars.get(name, 0.0) + weight * getattr(update, name)
+        # What clipping takes away is an error of the round too: ||s q - D|| <= ||q - D|| + (1 - s) ||q||.
+        clipped = (1.0 - scale) * math.sqrt(square)
+        scalars = {"loss": update.loss, "error_l2": update.error_l2, "deviation_l2": update.deviation_l2 + clipped}
+        for name, value in scalars.items():
+            self._scalars[name] = self._scalars.get(name, 0.0) + weight * value
         for name, value in update.metrics.items():
-            self._metrics[name] = self._metrics.get(name, 0.0) + weight * value
+            total, reported = self._metrics.get(name, (0.0, 0))
+            self._metrics[name] = (total + weight * value, reported + weight)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -11,9 +10,9 @@ import numpy as np
 from google.protobuf.message import DecodeError, Message
 
 from amgt_fed.errors import WireError
-from amgt_fed.federated.aggregate import MAX_EXAMPLES
+from amgt_fed.federated.aggregate import MAX_EXAMPLES, MAX_NUMBER
 from amgt_fed.federated.messages import ClientUpdate, NeedsModel, RoundPlan, StepRecord
-from amgt_fed.layout import Layout
+from amgt_fed.layout import DIGEST_BYTES, Layout
 from amgt_fed.wire import limits
 from amgt_fed.wire.v1 import update_pb2 as pb
 
@@ -77,8 +76,13 @@ def decode_plan(data: bytes, layout: Layout) -> RoundPlan:
         model = np.frombuffer(message.model, "<f4").astype(np.float32)
         if not np.isfinite(model).all():
             raise WireError("the model received holds values that are not finite")
-    if len(message.steps) > limits.MAX_STEPS or (message.steps and not 1 <= message.first_step <= round):
-        raise WireError(f"{len(message.steps)} steps from round {message.first_step} cannot lead to round {round}")
+    count = len(message.steps)
+    if count > limits.MAX_STEPS or (count and (message.first_step < 1 or message.first_step + count != round)):
+        raise WireError(f"{count} steps from round {message.first_step} do not lead to round {round}")
+    if len(message.base_digest) != DIGEST_BYTES:
+        raise WireError(f"the model's digest has {len(message.base_digest)} bytes; {DIGEST_BYTES} are needed")
+    if message.accepted_round >= round:
+        raise WireError(f"an update of round {message.accepted_round} cannot have been used before round {round}")
     steps = tuple(StepRecord(message.first_step + index, payload) for index, payload in enumerate(message.steps))
     return RoundPlan(message.run, round, message.base_digest, steps, model, message.accepted_round)
 
@@ -239,8 +243,8 @@ def _examples(value: int) -> int:
 
 
 def _finite(name: str, value: float) -> float:
-    if not math.isfinite(value):
-        raise WireError(f"{name} is {value!r}; a finite number is needed")
+    if not abs(value) <= MAX_NUMBER:  # NaN fails every comparison
+        raise WireError(f"{name} is {value!r}; a number within +-{MAX_NUMBER:g} is needed")
     return value
 
 
