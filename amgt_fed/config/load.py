@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,6 +15,8 @@ from pydantic import BaseModel, ValidationError
 from amgt_fed.config.schema import RunConfig, Scalar
 from amgt_fed.errors import ConfigError
 
+_OPTIONS = "options"  # the one section whose keys are the task's own
+
 
 def describe_keys() -> Iterator[tuple[str, str, Scalar, str]]:
     """Yield (dotted key, allowed values, default, meaning) for every key of the schema."""
@@ -24,17 +27,20 @@ def describe_keys() -> Iterator[tuple[str, str, Scalar, str]]:
 def from_flat(flat: Mapping[str, Scalar]) -> RunConfig:
     """Build a configuration from dotted keys, as Flower's run config and `--set` give them.
 
+    A hyphen may stand for an underscore, except in the task's own `options`.
+
     Raises:
         ConfigError: an unknown key or a bad value.
     """
     nested: dict[str, Any] = {}
     for key, value in flat.items():
-        parts = key.replace("-", "_").split(".")
+        parts = _normal(key).split(".")
         table = nested
-        for part in parts[:-1]:
+        for depth, part in enumerate(parts[:-1], start=1):
             inner = table.setdefault(part, {})
             if not isinstance(inner, dict):
-                raise _unknown_key(key)
+                section = ".".join(parts[:depth])
+                raise _section(section, inner) if section in _sections() else _unknown_key(key)
             table = inner
         table[parts[-1]] = value
     return _validate(nested)
@@ -51,7 +57,7 @@ def from_toml(path: Path) -> RunConfig:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"configuration file {path} cannot be read: {error}") from error
     try:
-        return _validate(tomllib.loads(text))
+        return _validate(_normal_keys(tomllib.loads(text)))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"configuration file {path} is not valid TOML: {error}") from error
 
@@ -72,7 +78,7 @@ def merge(config: RunConfig, overrides: Mapping[str, Scalar]) -> RunConfig:
     Raises:
         ConfigError: an unknown key or a bad value.
     """
-    return from_flat({**to_flat(config), **{key.replace("-", "_"): value for key, value in overrides.items()}})
+    return from_flat({**to_flat(config), **{_normal(key): value for key, value in overrides.items()}})
 
 
 def parse_override(text: str) -> tuple[str, Scalar]:
@@ -92,6 +98,22 @@ def parse_override(text: str) -> tuple[str, Scalar]:
     if not isinstance(value, bool | int | float | str):
         raise ConfigError(f"--set {text!r}: the value must be a number, true, false or text")
     return key, value
+
+
+def _normal(key: str) -> str:
+    section, dot, _ = key.partition(".")
+    return key if dot and section == _OPTIONS else key.replace("-", "_")
+
+
+def _normal_keys(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    normal: dict[str, Any] = {}
+    for key, value in table.items():
+        name = key.replace("-", "_")
+        if name in normal:
+            raise ConfigError(f"{prefix}{name} is given twice, with a hyphen and with an underscore; leave one away")
+        keep = not isinstance(value, dict) or (not prefix and name == _OPTIONS)
+        normal[name] = value if keep else _normal_keys(value, f"{prefix}{name}.")
+    return normal
 
 
 def _flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Scalar]]:
@@ -120,18 +142,27 @@ def _allowed(key: str) -> str:
         node = node.get("properties", {}).get(part, {})
     if "enum" in node:
         return ", ".join(map(str, node["enum"]))
+    if "pattern" in node:
+        return str(node["description"])
+    if node.get("minLength"):
+        return "text that is not empty"
     names = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "string": "text"}
     words = names.get(node.get("type", ""), "a table")
     bounds = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
-    limits = " and ".join(f"{sign} {node[name]:g}" for name, sign in bounds.items() if name in node)
+    limits = " and ".join(f"{sign} {_number(node[name])}" for name, sign in bounds.items() if name in node)
     return f"{words} {limits}".strip()
 
 
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) and value < 1e15 else f"{value:g}"
+
+
 def _unknown_key(key: str) -> ConfigError:
-    known = [name for name, _ in _fields(RunConfig)]
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+    known = [name for name, _ in _fields(RunConfig) if name != _OPTIONS]
     # `lr` alone is close to nothing; its own last part is what the user meant.
-    near = near or [name for name in known if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]][:1]
+    near = [name for name in known if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]][:1]
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.8) or near
+    near = near or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else "; `amgt-fed config` lists all keys"
     return ConfigError(f"unknown configuration key {key!r}{hint}")
 
@@ -145,19 +176,30 @@ def _validate(nested: Mapping[str, Any]) -> RunConfig:
 
 def _explain(error: ValidationError) -> ConfigError:
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
+    location = [str(part) for part in first["loc"]]
+    key, value = ".".join(location), first["input"]
+    shown = reprlib.repr(value)
     if first["type"] == "extra_forbidden":
+        while isinstance(value, dict) and value:  # a section that is not there: name the key as it was given
+            name, value = next(iter(value.items()))
+            key = f"{key}.{name}"
         return _unknown_key(key)
+    if first["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        return _section(key, value)
+    if location[:1] == [_OPTIONS] and len(location) > 1:  # a union reports its alternatives below the key
+        return ConfigError(f"{_OPTIONS}.{location[1]} = {shown} is not allowed; give a number, text, true or false")
     cause = first.get("ctx", {}).get("error")
     if cause is not None:  # one of our own validators; its text is complete
         return ConfigError(f"{key}: {cause}" if key else str(cause))
-    known = {name for name, _ in _fields(RunConfig)}
-    if key not in known and key.rsplit(".", 1)[0] in known:  # a scalar union reports its alternatives below the key
-        key = key.rsplit(".", 1)[0]
-    if first["type"] in ("model_type", "model_attributes_type"):
-        return ConfigError(f"{key} is a section, not a value; set one of its keys, e.g. {_example(key)}")
-    return ConfigError(f"{key} = {first['input']!r} is not allowed; give {_allowed(key)}")
+    return ConfigError(f"{key} = {shown} is not allowed; give {_allowed(key)}")
 
 
-def _example(section: str) -> str:
-    return next((name for name, _ in _fields(RunConfig) if name.startswith(f"{section}.")), section)
+def _sections() -> set[str]:
+    return {name.rsplit(".", 1)[0] for name, _ in _fields(RunConfig) if "." in name} | {_OPTIONS}
+
+
+def _section(section: str, value: object) -> ConfigError:
+    example = next((name for name, _ in _fields(RunConfig) if name.startswith(f"{section}.")), f"{section}.NAME")
+    return ConfigError(
+        f"{section} = {reprlib.repr(value)} is not allowed: it is a section; set one of its keys, e.g. {example}"
+    )

@@ -5,11 +5,13 @@ Nothing here starts anything or touches a file; `amgt_fed.config.load` reads and
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from amgt_fed.errors import ConfigError
 from amgt_fed.federated.budgets import BudgetRule
@@ -65,7 +67,7 @@ class ClientConfig(Section):
     beta2: Finite = Field(0.999, ge=0, lt=1, description="second-moment decay of amgt, adam, adamw")
     gamma: Finite = Field(0.1, ge=0, description="amgt: how strongly gradient noise weakens the momentum, eq. (9)")
     threshold: Finite = Field(0.0, ge=0, description="amgt: theta of the moment threshold, eq. (25); 0 is off")
-    weight_decay: Finite = Field(0.0, ge=0, description="decoupled weight decay")
+    weight_decay: Finite = Field(0.0, ge=0, description="decoupled in amgt, adamw; added to the gradient in sgd, adam")
     prox_mu: Finite = Field(0.0, ge=0, description="FedProx: pull towards the round's global model")
 
 
@@ -82,11 +84,6 @@ class ServerConfig(Section):
     clip_norm: Finite = Field(0.0, ge=0, description="largest l2 norm of one client's update; 0: not clipped")
 
 
-def _check_budget(text: str) -> str:
-    BudgetRule.parse(text)
-    return text
-
-
 class CodecConfig(Section):
     """How updates are compressed, each way."""
 
@@ -98,11 +95,11 @@ class CodecConfig(Section):
     downlink_budget: str = Field("nmse=0.7", description="as uplink_budget, for the server's step")
     error_feedback: bool = Field(True, description="carry what compression left out into the next round")
 
-    @model_validator(mode="after")
-    def _budgets_parse(self) -> Self:
-        _check_budget(self.uplink_budget)
-        _check_budget(self.downlink_budget)
-        return self
+    @field_validator("uplink_budget", "downlink_budget")
+    @classmethod
+    def _budget_parses(cls, text: str) -> str:
+        BudgetRule.parse(text)
+        return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +121,12 @@ class Target:
             name, separator, number = (part.strip() for part in text.partition(sign))
             if separator and name:
                 try:
-                    return cls(name, float(number), sign == ">=")
+                    value = float(number)
                 except ValueError:
                     break
-        raise ConfigError(f"convergence.stop_at = {text!r} is not understood; write e.g. accuracy>=0.95 or loss<=0.1")
+                if math.isfinite(value):
+                    return cls(name, value, sign == ">=")
+        raise ConfigError(f"target {text!r} is not understood; write e.g. accuracy>=0.95 or loss<=0.1")
 
     def is_reached(self, metrics: Mapping[str, float]) -> bool:
         """Whether the metric is there and good enough."""
@@ -147,15 +146,16 @@ class ConvergenceConfig(Section):
     f_low: Finite = Field(0.0, description="a lower bound of the loss")
     stop_on_divergence: bool = Field(True, description="stop with status `diverging` instead of wasting rounds")
     stop_on_stall: int = Field(0, ge=0, description="stop after so many rounds without progress; 0: never")
-    max_bytes: int = Field(0, ge=0, description="stop before this many bytes up and down are passed; 0: no limit")
+    max_bytes: int = Field(0, ge=0, description="stop once so many bytes went up and down; 0: no limit")
     max_seconds: Finite = Field(0.0, ge=0, description="stop after this much time; 0: no limit")
     stop_at: str = Field("", description="NAME>=VALUE or NAME<=VALUE: stop when reached, e.g. accuracy>=0.95")
 
-    @model_validator(mode="after")
-    def _target_parses(self) -> Self:
-        if self.stop_at:
-            Target.parse(self.stop_at)
-        return self
+    @field_validator("stop_at")
+    @classmethod
+    def _target_parses(cls, text: str) -> str:
+        if text:
+            Target.parse(text)
+        return text
 
     @property
     def target(self) -> Target | None:
@@ -204,6 +204,23 @@ class RunConfig(Section):
     baseline: BaselineConfig = BaselineConfig()
     link: LinkConfig = LinkConfig()
     options: dict[str, Scalar] = Field(default_factory=dict, description="passed to the task as they are")
+
+    @field_validator("options")
+    @classmethod
+    def _option_names(cls, options: dict[str, Scalar]) -> dict[str, Scalar]:
+        for name in options:
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", name):  # a dot would be read as a section
+                raise ValueError(f"{name!r} is no name for an option; use letters, digits, _ and -")
+        return options
+
+    @model_validator(mode="after")
+    def _target_is_measured(self) -> Self:
+        if self.convergence.stop_at and self.federation.evaluate == "none":
+            raise ValueError(
+                f"convergence.stop_at is {self.convergence.stop_at!r}, but federation.evaluate = none measures "
+                "nothing; set it to server or clients"
+            )
+        return self
 
     @model_validator(mode="after")
     def _sample_fits(self) -> Self:
