@@ -47,7 +47,7 @@ def partition_by(
     if scheme == "iid":
         return [np.sort(part) for part in np.array_split(rng.permutation(size), num_clients)]
     if scheme == "shards":
-        return _shards(labels, num_clients, shards_per_client, rng)
+        return _level(_shards(labels, num_clients, shards_per_client, rng), min_examples, rng)
     if scheme == "dirichlet":
         return _dirichlet(labels, num_clients, alpha, min_examples, rng)
     raise TaskError(f"unknown partition scheme {scheme!r}; use dirichlet, iid, shards or natural")

@@ -8,7 +8,7 @@ import os
 import sys
 from importlib.metadata import entry_points
 
-from amgt_fed.errors import TaskError
+from amgt_fed.errors import AMGTFedError, TaskError
 from amgt_fed.tasks.base import Task, TaskSettings
 
 BUILT_IN = {
@@ -41,8 +41,10 @@ def load_task(name: str, settings: TaskSettings) -> Task:
         raise TaskError(f"task {name!r} is {found!r}; it must be a subclass of amgt_fed.Task")
     try:
         return found(settings)
-    except TypeError as error:
-        raise TaskError(f"task {name!r} cannot be built from TaskSettings: {error}") from error
+    except AMGTFedError:
+        raise
+    except Exception as error:  # an abstract method left out, or whatever the user's constructor raises
+        raise TaskError(f"task {name!r} cannot be built: {type(error).__name__}: {error}") from error
 
 
 def _installed() -> dict[str, str]:
@@ -61,4 +63,8 @@ def _import(module_name: str, task: str) -> object:
         raise TaskError(
             f"task {task!r}: module {module_name!r} cannot be imported ({error}); "
             "run from the directory that holds it, or put it on PYTHONPATH"
+        ) from error
+    except Exception as error:  # the user's module may raise anything while it is imported
+        raise TaskError(
+            f"task {task!r}: module {module_name!r} fails while it is imported: {type(error).__name__}: {error}"
         ) from error

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import Dataset, default_collate
 
 from amgt_fed.errors import RoundError, TaskError
 from amgt_fed.federated.client import LocalResult
@@ -88,9 +88,8 @@ def evaluate(task: Task, flat: FlatModel, data: Dataset[Any]) -> tuple[float, di
     module.eval()
     loss, size = 0.0, 0
     metrics: dict[str, float] = {}
-    for batch in _ordered_batches(data, EVALUATION_BATCH):
+    for count, batch in _ordered_batches(data, EVALUATION_BATCH):
         moved = _to(batch, flat.device)
-        count = _batch_size(moved)
         loss += float(task.loss(module, moved)) * count
         for name, value in task.metrics(module, moved).items():
             metrics[name] = metrics.get(name, 0.0) + float(value) * count
@@ -140,17 +139,18 @@ def _training_batches(data: Dataset[Any], size: int, settings: LocalSettings, se
             steps -= 1
 
 
-def _ordered_batches(data: Dataset[Any], batch_size: int) -> Iterator[Batch]:
+def _ordered_batches(data: Dataset[Any], batch_size: int) -> Iterator[tuple[int, Batch]]:
     size = len(data)  # type: ignore[arg-type]
     for begin in range(0, size, batch_size):
-        yield _gather(data, np.arange(begin, min(begin + batch_size, size)))
+        indices = np.arange(begin, min(begin + batch_size, size))
+        yield len(indices), _gather(data, indices)
 
 
 def _gather(data: Dataset[Any], indices: np.ndarray[Any, Any]) -> Batch:
     if isinstance(data, Examples):
         return data[torch.from_numpy(indices)]
-    loader: DataLoader[Any] = DataLoader(Subset(data, indices.tolist()), batch_size=len(indices))
-    return next(iter(loader))
+    # Not a DataLoader: each of its iterators draws from torch's global generator, which threads share.
+    return default_collate([data[index] for index in indices.tolist()])
 
 
 def _to(batch: Batch, device: torch.device) -> Batch:
@@ -161,10 +161,3 @@ def _to(batch: Batch, device: torch.device) -> Batch:
     if isinstance(batch, tuple | list):
         return tuple(_to(value, device) for value in batch)
     return batch
-
-
-def _batch_size(batch: Batch) -> int:
-    if isinstance(batch, Tensor):
-        return len(batch)
-    first = next(iter(batch.values())) if isinstance(batch, dict) else batch[0]
-    return _batch_size(first)
