@@ -62,11 +62,13 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     if state.steps:
         tensors["steps"] = np.frombuffer(b"".join(step.payload for step in state.steps), np.uint8)
     data = save(tensors)
-    name = f"round-{state.round:08d}.safetensors"
+    digest = hashlib.sha256(data).hexdigest()
+    # The hash in the name: a round that is written twice cannot overwrite what `state.json` still names.
+    name = f"round-{state.round:08d}-{digest[:12]}.safetensors"
     facts = {
         "format": FORMAT,
         "tensors": name,
-        "sha256": hashlib.sha256(data).hexdigest(),
+        "sha256": digest,
         "run": state.run,
         "round": state.round,
         "layout_digest": checkpoint.layout_digest.hex(),
@@ -83,7 +85,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     }
     write_atomically(folder / name, data)
     write_atomically(folder / "state.json", json.dumps(facts, indent=1).encode())
-    for old in folder.glob("round-*.safetensors"):
+    for old in folder.glob("round-*"):  # what a process that was killed left half-written as well
         if old.name != name:
             old.unlink(missing_ok=True)
 

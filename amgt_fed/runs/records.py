@@ -55,7 +55,8 @@ class RunSummary:
     """How a run ended.
 
     Attributes:
-        status: the tracker's last status, or `completed`/`stopped: why`.
+        status: the tracker's last status.
+        stopped: why the run ended before its last round; empty where it did not.
         metrics: of the last evaluated round, with `loss`.
         model_sha256: over the parameters' float32 bytes, little-endian, in the layout's order.
         parameters: how many there are.
@@ -97,7 +98,6 @@ def bytes_to_reach(rounds: Iterable[RoundRecord], metric: str, value: float) -> 
 
 def _known(cls: type, data: Mapping[str, Any], what: str) -> dict[str, Any]:
     names = {field.name for field in fields(cls)}
-    try:
-        return {name: data[name] for name in names & data.keys()}
-    except TypeError as error:
-        raise StateError(f"{what} is damaged: {error}") from error
+    if not isinstance(data, Mapping):  # JSON, but no object
+        raise StateError(f"{what} is damaged: it holds {data!r}")
+    return {name: data[name] for name in names & data.keys()}

@@ -15,18 +15,31 @@ _POLL_S = 0.1
 
 @contextmanager
 def watching(directory: RunDirectory, on_round: Callable[[RoundRecord], None] | None) -> Iterator[None]:
-    """Call `on_round` from a thread for each line of `rounds.jsonl` that is there or comes, until the block ends."""
+    """Call `on_round` from a thread for each line of `rounds.jsonl` that is there or comes, until the block ends.
+
+    What `on_round` raises ends the calls, and is raised at the end of the block: the run itself goes on.
+    """
     if on_round is None:
         yield
         return
     done = threading.Event()
-    watcher = threading.Thread(target=_follow, args=(directory, on_round, done), name="rounds", daemon=True)
+    errors: list[Exception] = []
+
+    def follow() -> None:
+        try:
+            _follow(directory, on_round, done)
+        except Exception as error:  # the caller's function may raise anything; it is raised where the caller sees it
+            errors.append(error)
+
+    watcher = threading.Thread(target=follow, name="rounds", daemon=True)
     watcher.start()
     try:
         yield
     finally:
         done.set()
         watcher.join(timeout=10)
+    if errors:
+        raise errors[0]
 
 
 def _follow(directory: RunDirectory, on_round: Callable[[RoundRecord], None], done: threading.Event) -> None:
