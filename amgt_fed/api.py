@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TypeAlias
 
+import numpy as np
 from torch import nn
 
 from amgt_fed.config import RunConfig, from_flat, merge, to_flat
 from amgt_fed.config.schema import Scalar
 from amgt_fed.engines import Job, get_engine
-from amgt_fed.errors import ConfigError, EngineError, StateError
+from amgt_fed.errors import AMGTFedError, CodecError, ConfigError, EngineError, StateError, TaskError
+from amgt_fed.layout import Layout
 from amgt_fed.runs import RoundRecord, RunDirectory, RunSummary, load_checkpoint
 from amgt_fed.runs.report import write_report
 from amgt_fed.runs.table import Row, comparison
 from amgt_fed.runs.watch import watching
-from amgt_fed.setup import build
+from amgt_fed.setup import Setup, build
 from amgt_fed.tasks import Task
 
 RESUMABLE = ("baseline.run", "data_dir", "engine", "rounds", "workers")
@@ -93,15 +96,20 @@ def run(
     """
     overrides = dict(_flatten(keys))
     if task is not None:
-        overrides["task"] = task if isinstance(task, str) else f"{task.__module__}:{task.__qualname__}"
+        overrides["task"] = task if isinstance(task, str) else _reference(task)
     if resume is not None:
         if config is not None:
             raise ConfigError("a resumed run keeps its configuration; give `resume` without `config`")
         resolved = resumed_config(resume, overrides)
     else:
+        if not isinstance(config, RunConfig | Mapping | None):
+            raise ConfigError(f"config is {config!r}; give a RunConfig, or keys and values (task=... names a task)")
         start = config if isinstance(config, RunConfig) else from_flat(dict(_flatten(config or {})))
         resolved = merge(start, overrides)
-    resolved = merge(resolved, {"out": str(_run_path(resolved))})
+    places = {"out": str(_run_path(resolved))}
+    if resolved.data_dir:  # the engines' processes may work in another directory
+        places["data_dir"] = str(Path(resolved.data_dir).expanduser().resolve())
+    resolved = merge(resolved, places)
     _check(resolved)
 
     directory = RunDirectory(Path(resolved.out))
@@ -135,11 +143,12 @@ def resumed_config(path: str | Path, overrides: Mapping[str, Scalar] = MappingPr
     if not directory.config_path.exists():
         raise StateError(f"{path} is not a run directory: it has no config.toml, so there is nothing to resume")
     config = directory.config()
+    changed = merge(config, overrides)
     before = to_flat(config)
-    for key, value in overrides.items():
+    for key, value in to_flat(changed).items():
         if key not in RESUMABLE and before.get(key) != value:
             raise ConfigError(f"a resumed run keeps its configuration; {key} cannot change, {_list(RESUMABLE)} can")
-    return merge(config, {**overrides, "out": str(directory.path), "resume": True})
+    return merge(changed, {"out": str(directory.path), "resume": True})
 
 
 def fedavg_config(config: RunConfig, *, resume: bool = False) -> RunConfig:
@@ -192,13 +201,55 @@ def _run_one(name: str, config: RunConfig, directory: RunDirectory, on_round: On
 
 def _check(config: RunConfig) -> None:
     """Load the task and the last client's data: what cannot work should fail here, and not in a child process."""
+    if config.task.startswith("__main__:") and config.engine != "local":
+        raise TaskError(
+            f"task {config.task!r} is defined in the program itself, which engine {config.engine} cannot import in its "
+            "processes; move it to a module of its own, or use engine = local"
+        )
     setup = build(config)
-    setup.fresh_model()
-    setup.task.client_data(config.partition.num_clients - 1)
-    if config.federation.evaluate == "server" and setup.task.test_data() is None:
+    with _blaming_the_task(config.task):
+        layout = setup.fresh_model().layout
+        setup.task.client_data(config.partition.num_clients - 1)
+        test_data = setup.task.test_data() if config.federation.evaluate == "server" else None
+    if config.federation.evaluate == "server" and test_data is None:
         raise ConfigError(
             f"task {config.task!r} has no test data for the server; set federation.evaluate = clients (or none)"
         )
+    _check_room(config, setup, layout)
+
+
+def _check_room(config: RunConfig, setup: Setup, layout: Layout) -> None:
+    """Refuse a byte budget that not even an update of zeros fits in."""
+    uplink, downlink = setup.compression(), setup.downlink()
+    for way, codec, rule in (
+        ("uplink", uplink.codec, uplink.budget),
+        ("downlink", downlink.codec, downlink.budget),
+    ):
+        if codec is None or rule.kind not in ("bytes", "bits"):
+            continue
+        try:
+            codec.encode(np.zeros(layout.size, np.float32), layout, rule.at(1))
+        except CodecError as error:
+            written = getattr(config.codec, f"{way}_budget")
+            raise ConfigError(f"codec.{way}_budget = {written!r} is not allowed: {error}") from error
+
+
+@contextmanager
+def _blaming_the_task(name: str) -> Iterator[None]:
+    try:
+        yield
+    except AMGTFedError:
+        raise
+    except Exception as error:  # the user's code may raise anything
+        raise TaskError(f"task {name!r} fails: {type(error).__name__}: {error}") from error
+
+
+def _reference(task: type[Task]) -> str:
+    if not (isinstance(task, type) and issubclass(task, Task)):
+        raise TaskError(f"task is {task!r}; give a name, 'module:Class' or a subclass of amgt_fed.Task")
+    if "<locals>" in task.__qualname__:
+        raise TaskError(f"task {task.__qualname__} is defined inside a function; move it to the top of its module")
+    return f"{task.__module__}:{task.__qualname__}"
 
 
 def _list(names: tuple[str, ...]) -> str:
@@ -223,6 +274,8 @@ def _run_path(config: RunConfig) -> Path:
 def _flatten(keys: Mapping[str, object], prefix: str = "") -> list[tuple[str, Scalar]]:
     flat: list[tuple[str, Scalar]] = []
     for key, value in keys.items():
+        if isinstance(value, np.generic):  # a number out of an array
+            value = value.item()
         if isinstance(value, Mapping):
             flat += _flatten(value, f"{prefix}{key}.")
         elif isinstance(value, Path):

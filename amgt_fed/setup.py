@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from amgt_fed.codec import get_codec
+from amgt_fed.codec import Codec, CodecError, codec_names, get_codec
 from amgt_fed.config import RunConfig
-from amgt_fed.errors import ConfigError
+from amgt_fed.errors import ConfigError, TaskError
 from amgt_fed.federated.budgets import BudgetRule
 from amgt_fed.federated.client import Compression
 from amgt_fed.federated.server import Downlink
@@ -34,6 +36,8 @@ class Setup:
         """The seeded initial model x_1, the same bits in every process on machines that compute alike."""
         with seeded_generators(self.config.seed):
             module = self.task.model()
+        if not isinstance(module, nn.Module):
+            raise TaskError(f"task {self.config.task!r}: model() gave {module!r}; it must return a torch.nn.Module")
         return FlatModel(module, self.device)
 
     def local_settings(self, round: int) -> LocalSettings:
@@ -56,12 +60,14 @@ class Setup:
     def compression(self) -> Compression:
         """How clients encode their updates."""
         codec = self.config.codec
-        return Compression(get_codec(codec.uplink), BudgetRule.parse(codec.uplink_budget), codec.error_feedback)
+        return Compression(
+            _codec("codec.uplink", codec.uplink), BudgetRule.parse(codec.uplink_budget), codec.error_feedback
+        )
 
     def downlink(self) -> Downlink:
         """How the server encodes its steps."""
         codec = self.config.codec
-        chosen = None if codec.downlink == "model" else get_codec(codec.downlink)
+        chosen = None if codec.downlink == "model" else _codec("codec.downlink", codec.downlink)
         return Downlink(chosen, BudgetRule.parse(codec.downlink_budget), codec.error_feedback)
 
     def server_optimizer(self) -> OptimizerSettings:
@@ -100,6 +106,15 @@ def build(config: RunConfig, *, data_dir: str = "", device: str = "") -> Setup:
     setup = Setup(config, load_task(config.task, settings), pick_device(device or config.device))
     setup.compression(), setup.downlink()  # an unknown codec is refused here rather than in round 1
     return setup
+
+
+def _codec(key: str, name: str) -> Codec:
+    try:
+        return get_codec(name)
+    except CodecError as error:
+        near = difflib.get_close_matches(name, codec_names(), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"{key} = {name!r} is not allowed: {error}{hint}") from error
 
 
 def pick_device(name: str) -> torch.device:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.text import Text
 
 from amgt_fed.errors import AMGTFedError
 
@@ -28,6 +29,10 @@ def reporting(*, debug: bool) -> Iterator[None]:
         sys.exit(FAILURE)
     except OSError as error:
         _exit(explain_os_error(error), FAILURE, debug)
+    except Exception as error:  # not foreseen, so not the user's to mend; still one line
+        if debug:
+            traceback.print_exc()
+        _exit(f"unexpected {type(error).__name__}: {error} (--debug shows where)", FAILURE, debug=False)
     except KeyboardInterrupt:
         _exit("interrupted; `amgt-fed run --resume DIR` goes on where the run directory stands", INTERRUPTED, debug)
 
@@ -48,7 +53,6 @@ def _exit(text: str, code: int, debug: bool) -> None:
     if debug:
         traceback.print_exc()
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    console.print(
-        f"[bold red]error:[/bold red] {' '.join(text.split())}" if code == FAILURE else text, markup=code == 2
-    )
+    line = Text(" ".join(text.split()))  # not markup: a message may hold brackets
+    console.print(Text.assemble(("error:", "bold red"), " ", line) if code == FAILURE else line)
     sys.exit(code)
