@@ -40,7 +40,7 @@ def hello(message: Message, context: Context) -> Message:
     answer = Hello(
         client=client,
         num_clients=int(context.node_config.get("num-partitions", session.setup.config.partition.num_clients)),
-        num_examples=len(session.data(client)),
+        num_examples=len(session.data(client)),  # type: ignore[arg-type]  # as in Task.partitions
         synced_round=1 if state is None else state.round,
         layout_digest=session.layout.digest,
     )
@@ -68,7 +68,7 @@ def train(message: Message, context: Context) -> Message:
     answer, after = client_round(plan, state, local_training, session.layout, compression)
     if isinstance(answer, NeedsModel):
         return Message(pack(encode_needs_model(answer)), reply_to=message)
-    if compression.error_feedback or plan.model is None:
+    if compression.error_feedback or session.needs_steps:
         # Before the answer leaves: a client cut off in between gives the same answer again when asked again.
         store.save(after)
     return Message(pack(encode_update(answer)), reply_to=message)
@@ -81,10 +81,13 @@ def evaluate(message: Message, context: Context) -> Message:
     torch.set_num_threads(session.setup.config.client.threads)
     client = client_number(context)
     plan = decode_plan(unpack(message.content), session.layout)
-    state = store_for(context, client).load(plan.run) or session.fresh_state(plan.run)
+    store = store_for(context, client)
+    state = store.load(plan.run) or session.fresh_state(plan.run)
     reached = advance(plan, state, session.layout)
     if isinstance(reached, NeedsModel):
         return Message(pack(encode_evaluation(reached)), reply_to=message)
+    if session.needs_steps:
+        store.save(reached)  # the server now counts on it that this client holds the model of `plan.round`
     answer = _evaluate(session, client, plan.round, reached.model)
     return Message(pack(encode_evaluation(answer)), reply_to=message)
 

@@ -34,6 +34,7 @@ class Session:
         self.layout: Layout = self._pattern.layout
         self.initial: Float32Vector = self._pattern.read()
         self.reproducibly = ReproducibleRunner()
+        self.needs_steps = setup.downlink().codec is not None  # so x_k must be kept between rounds
         self.data = lru_cache(_CACHED_CLIENTS)(setup.task.client_data)
 
     def model(self) -> FlatModel:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -44,8 +46,10 @@ class ClientStore:
                 if facts.get("format") != FORMAT or facts.get("run") != run:
                     return None
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
+            if facts.pop("checksum", None) != _checksum(tensors, facts):
+                raise ValueError("its checksum does not match its content")
             return _from_parts(facts, tensors)
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             log.warning("client state %s cannot be read (%s); starting without it", self._path, error)
             return None
 
@@ -53,6 +57,7 @@ class ClientStore:
         """Replace what is stored. Raises OSError (a full disk, say) and then leaves the old state in place."""
         facts, tensors = _to_parts(state)
         self._path.parent.mkdir(parents=True, exist_ok=True)
+        facts["checksum"] = _checksum(tensors, facts)
         data = save(tensors, metadata={"state": json.dumps(facts)})
         temporary = self._path.with_suffix(".tmp")
         try:
@@ -71,6 +76,14 @@ class ClientStore:
                 os.fsync(folder)
             finally:
                 os.close(folder)
+
+
+def _checksum(tensors: Mapping[str, np.ndarray], facts: Mapping[str, object]) -> int:
+    """CRC-32 of everything stored: safetensors has none, and one flipped bit would train on unnoticed."""
+    total = zlib.crc32(json.dumps(facts, sort_keys=True).encode())
+    for name in sorted(tensors):
+        total = zlib.crc32(np.ascontiguousarray(tensors[name]).view(np.uint8).data, zlib.crc32(name.encode(), total))
+    return total
 
 
 def _to_parts(state: ClientState) -> tuple[dict[str, object], dict[str, np.ndarray]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ class Exchange:
         self._group = group
         self._deadline = time.monotonic() + deadline_s
         self._waiting: dict[str, int] = {}
+        self._unsent: list[int] = []
         self.sent_bytes = 0
         self.received_bytes = 0
 
@@ -63,18 +65,31 @@ class Exchange:
         for client, message_id in zip(contents, ids, strict=False):
             if message_id:
                 self._waiting[message_id] = client
+            else:
+                self._unsent.append(client)
         self.sent_bytes += sum(map(len, contents.values()))
 
-    def replies(self) -> Iterator[Reply]:
-        """Yield replies as they arrive; ends when none is missing or the deadline has passed."""
-        while self._waiting:
+    @property
+    def is_over(self) -> bool:
+        """Nothing is missing, or the deadline has passed."""
+        return not (self._waiting or self._unsent) or time.monotonic() >= self._deadline
+
+    def replies(self, patience_s: float = math.inf) -> Iterator[Reply]:
+        """Yield replies as they arrive; ends when none is missing, or after the deadline or `patience_s` seconds.
+
+        It may be called again for those that were still missing.
+        """
+        until = min(self._deadline, time.monotonic() + patience_s)
+        while self._waiting or self._unsent:
+            while self._unsent:
+                yield Reply(self._unsent.pop(0), b"", "the message could not be sent; is the node still connected?")
             arrived = list(self._grid.pull_messages(list(self._waiting)))
             for message in arrived:
                 # An error reply may name the SuperLink as its source, so only this tells whose it is.
                 client = self._waiting.pop(message.metadata.reply_to_message_id, None)
                 if client is not None:
                     yield self._read(client, message)
-            left = self._deadline - time.monotonic()
+            left = until - time.monotonic()
             if left <= 0:
                 return
             if not arrived and self._waiting:
@@ -88,7 +103,7 @@ class Exchange:
 
     def _read(self, client: int, message: Message) -> Reply:
         if message.has_error():
-            reason = (message.error.reason or f"error {message.error.code}").strip()
+            reason = (message.error.reason or "").strip() or f"error {message.error.code}"
             log.debug("client %d: %s", client, reason)
             return Reply(client, b"", reason.splitlines()[0])
         try:

@@ -7,7 +7,6 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,19 +15,18 @@ from flwr.serverapp import Grid
 
 from amgt_fed.config import RunConfig, to_toml
 from amgt_fed.convergence import Assumptions, ConvergenceTracker, Measurement, RoundReport, StatusRules, StopRules
-from amgt_fed.errors import StateError
+from amgt_fed.errors import ConfigError, StateError
 from amgt_fed.federated.messages import Aggregate
 from amgt_fed.federated.server import StepReport
-from amgt_fed.federated.state import ServerState, with_synced
+from amgt_fed.federated.state import ServerState
 from amgt_fed.layout import Float32Vector, Layout
 from amgt_fed.runs import Checkpoint, RoundRecord, RunDirectory, RunSummary, load_checkpoint, save_checkpoint
 from amgt_fed.runs.environment import versions
 from amgt_fed.runs.report import write_report
 from amgt_fed.setup import Setup, build
 from amgt_fed.tasks import evaluate
-from amgt_fed.wire import Hello
 
-from .roster import Roster
+from .roster import Roster, introduced
 from .rounds import RoundRunner, Score, Traffic, start_state
 
 log = logging.getLogger("amgt_fed.server")
@@ -69,14 +67,13 @@ class Federation:
         self._tracker = ConvergenceTracker.from_state(self._checkpoint.tracker)
         self._test_data = self._setup.task.test_data() if config.federation.evaluate == "server" else None
         self._scorer = self._setup.fresh_model()
-        self._last_score: Score | None = None
 
     def run(self) -> RunSummary:
         """All rounds that are left; then the summary and the report."""
         state = self._checkpoint.state
         if state.round <= self._config.rounds and not self._checkpoint.stopped:
             roster = Roster(self._grid, self._config, self._layout, state.run)
-            self._checkpoint = replace(self._checkpoint, state=_introduced(state, roster.wait()))
+            self._checkpoint = replace(self._checkpoint, state=introduced(state, roster.wait()))
             runner = RoundRunner(self._grid, self._setup, self._layout, roster)
             while self._checkpoint.state.round <= self._config.rounds and not self._checkpoint.stopped:
                 self._one_round(runner, roster)
@@ -88,7 +85,7 @@ class Federation:
         state, round = before.state, before.state.round
         traffic = Traffic(uplink_bytes=roster.received_bytes, downlink_bytes=roster.sent_bytes)
         roster.received_bytes = roster.sent_bytes = 0
-        state = _introduced(state, roster.refresh())
+        state = introduced(state, roster.refresh())
         state, aggregate, step = runner.run(state, traffic)
         score = None
         if round % self._config.federation.evaluate_every == 0 or round == self._config.rounds:
@@ -97,6 +94,8 @@ class Federation:
         elapsed = before.elapsed_s + seconds
         report = self._observe(round, aggregate, score, traffic, elapsed)
         stopped = _stop_reason(self._config, report, score)
+        if stopped and score is None:  # the last round is always evaluated
+            state, score = self._score(runner, state, aggregate, traffic)
         record = self._record(round, aggregate, step, score, traffic, report, seconds, elapsed, state.residual)
         self._checkpoint = Checkpoint(
             state=state,
@@ -128,13 +127,15 @@ class Federation:
         self, round: int, aggregate: Aggregate, score: Score | None, traffic: Traffic, elapsed: float
     ) -> RoundReport:
         optimizer = self._setup.server_optimizer()
+        # One loss throughout: between evaluations there is none, for a training loss would look like a leap.
+        unscored = aggregate.loss if self._config.federation.evaluate == "none" else None
         return self._tracker.observe(
             Measurement(
                 round=round,
                 update_norm=aggregate.update_norm,
                 delta=aggregate.delta,
                 step_size=optimizer.lr / (1.0 + optimizer.lr_decay * (round - 1)),
-                loss=score.loss if score is not None else aggregate.loss,
+                loss=score.loss if score is not None else unscored,
                 uplink_bytes=traffic.uplink_bytes,
                 downlink_bytes=traffic.downlink_bytes,
                 drift=aggregate.drift,
@@ -156,7 +157,6 @@ class Federation:
         elapsed: float,
         residual: Float32Vector | None,
     ) -> RoundRecord:
-        self._last_score = score or self._last_score
         return RoundRecord(
             round=round,
             loss=score.loss if score is not None and math.isfinite(score.loss) else None,
@@ -211,13 +211,6 @@ class Federation:
         return summary
 
 
-def _introduced(state: ServerState, hellos: Mapping[int, Hello]) -> ServerState:
-    """The state after clients said which model they hold; one that is ahead of a resumed server is sent the model."""
-    for client, hello in hellos.items():
-        state = with_synced(state, client, hello.synced_round if hello.synced_round <= state.round else 0)
-    return state
-
-
 def _tracker(config: RunConfig) -> ConvergenceTracker:
     convergence = config.convergence
     stall = convergence.stop_on_stall
@@ -226,6 +219,7 @@ def _tracker(config: RunConfig) -> ConvergenceTracker:
             mu=convergence.mu or None,
             smoothness=convergence.smoothness or None,
             c=convergence.delta_c or None,
+            f_low=convergence.f_low,
         ),
         rules=StatusRules(stall_rounds=stall) if stall else None,
         stops=StopRules(
@@ -241,6 +235,12 @@ def _stop_reason(config: RunConfig, report: RoundReport, score: Score | None) ->
     if report.stop is not None:
         return f"{report.stop}: {report.explanation}"
     target = config.convergence.target
-    if target is not None and score is not None and target.is_reached({**score.metrics, "loss": score.loss}):
-        return f"target reached: {target}"
-    return ""
+    if target is None or score is None:
+        return ""
+    measured = {**score.metrics, "loss": score.loss}
+    if target.metric not in measured:
+        raise ConfigError(
+            f"convergence.stop_at names {target.metric!r}, which task {config.task!r} does not measure; it measures "
+            f"{', '.join(sorted(measured))}"
+        )
+    return f"target reached: {target}" if target.is_reached(measured) else ""

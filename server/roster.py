@@ -5,22 +5,24 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from flwr.serverapp import Grid
 
 from amgt_fed.config import RunConfig
 from amgt_fed.errors import RoundError, WireError
+from amgt_fed.federated.state import ServerState, with_synced
 from amgt_fed.layout import Layout
 from amgt_fed.wire import Hello, decode_hello, encode_question
 
-from .exchange import Exchange, first_reasons, node_ids
+from .exchange import Exchange, Reply, first_reasons, node_ids
 
 log = logging.getLogger("amgt_fed.server")
 
 _SAMPLING_STREAM = 0x53414D50
 _POLL_S = 0.2
+_PATIENCE_S = 1.0  # what a round waits for nodes that came since the last; a slower one takes part from the next
 
 
 class Roster:
@@ -36,6 +38,7 @@ class Roster:
         self._layout = layout
         self._run = run
         self._asked: set[int] = set()
+        self._open: list[Exchange] = []  # nodes may take long to answer, so a question stays open from round to round
         self.nodes: dict[int, int] = {}
         self.failed: dict[int, str] = {}
         self.sent_bytes = 0
@@ -51,12 +54,12 @@ class Roster:
         deadline = time.monotonic() + federation.wait_for_clients_s
         hellos: dict[int, Hello] = {}
         while True:
-            hellos |= self.refresh()
+            hellos |= self.refresh(_POLL_S)
             if len(self.nodes) >= wanted or time.monotonic() > deadline:
                 break
             if len(self.failed) + len(self.nodes) >= wanted:
                 break  # everyone came, and some cannot take part: waiting longer would not help
-            time.sleep(_POLL_S)
+            time.sleep(0.0 if self._open else _POLL_S)  # `refresh` has waited where something is to come
         if len(self.nodes) < federation.clients_per_round:
             reasons = f": {first_reasons(self.failed)}" if self.failed else "; start more, or ask for fewer a round"
             raise RoundError(
@@ -67,20 +70,40 @@ class Roster:
             log.warning("%d of %d clients are here; going on with them", len(self.nodes), wanted)
         return hellos
 
-    def refresh(self) -> dict[int, Hello]:
+    def refresh(self, patience_s: float | None = None) -> dict[int, Hello]:
         """Ask nodes that are new who they are, and forget those that are gone.
 
+        Args:
+            patience_s: how long to wait for answers; None: a moment if there are new nodes, not at all otherwise.
+
         Returns:
-            The introductions of the new ones.
+            The introductions that have come since.
         """
         present = set(node_ids(self._grid))
         self.nodes = {client: node for client, node in self.nodes.items() if node in present}
+        self.failed = {node: reason for node, reason in self.failed.items() if node in present}
         self._asked &= present
-        new = sorted(present - self._asked)
-        return self._ask(new) if new else {}
+        if new := sorted(present - self._asked):
+            self._ask(new)
+        if patience_s is None:
+            patience_s = _PATIENCE_S if new else 0.0
+        hellos: dict[int, Hello] = {}
+        still_open = []
+        for exchange in self._open:
+            hellos |= self._listen(exchange, patience_s)
+            if not exchange.is_over:
+                still_open.append(exchange)
+                continue
+            self._asked.difference_update(exchange.missing)  # to be asked again
+            exchange.close()
+        self._open = still_open
+        return hellos
 
-    def sample(self, round: int, attempt: int) -> list[int]:
+    def sample(self, round: int, attempt: int, avoid: Collection[int] = ()) -> list[int]:
         """The participants of a round: drawn from the seed, the round and the attempt, and from nothing else.
+
+        Args:
+            avoid: clients that failed in earlier attempts; left out where enough others are connected.
 
         Raises:
             RoundError: fewer clients are connected than the quorum needs.
@@ -93,37 +116,52 @@ class Roster:
                 f"round {round}: {len(available)} clients are connected, the quorum needs "
                 f"{quorum_of(self._config, federation.clients_per_round)}; start more clients"
             )
+        others = [client for client in available if client not in avoid]
+        if len(others) >= count:
+            available = others
         rng = np.random.default_rng([self._config.seed, _SAMPLING_STREAM, round, attempt])
         return sorted(int(client) for client in rng.choice(available, count, replace=False))
 
-    def _ask(self, nodes: Sequence[int]) -> dict[int, Hello]:
+    def _ask(self, nodes: Sequence[int]) -> None:
         exchange = Exchange(self._grid, "query.hello", group="0", deadline_s=self._config.federation.wait_for_clients_s)
-        question = encode_question(self._run)
-        exchange.send(dict.fromkeys(nodes, question), {node: node for node in nodes})
-        found: dict[int, tuple[int, Hello]] = {}
-        for reply in exchange.replies():
+        exchange.send(dict.fromkeys(nodes, encode_question(self._run)), {node: node for node in nodes})
+        self._asked.update(nodes)
+        self._open.append(exchange)
+        self.sent_bytes += exchange.sent_bytes
+
+    def _listen(self, exchange: Exchange, patience_s: float) -> dict[int, Hello]:
+        found: dict[int, Hello] = {}
+        for reply in exchange.replies(patience_s):
             node = reply.client
-            self._asked.add(node)
+            self.received_bytes += len(reply.data)
             try:
-                if reply.error:
-                    raise WireError(reply.error)
-                hello = decode_hello(reply.data, self._layout)
-                if hello.client >= self._config.partition.num_clients:
-                    raise WireError(
-                        f"it is client {hello.client}, partition.num_clients is {self._config.partition.num_clients}"
-                    )
+                hello = self._read(reply)
             except WireError as error:
                 self.failed[node] = str(error)
                 log.warning("node %d cannot take part: %s", node, error)
                 continue
-            if hello.client in found or hello.client in self.nodes:
+            if hello.client in self.nodes:
                 log.warning("client %d is now node %d; the node before is no longer asked", hello.client, node)
-            found[hello.client] = (node, hello)
-        exchange.close()
-        self.sent_bytes += exchange.sent_bytes
-        self.received_bytes += exchange.received_bytes
-        self.nodes |= {client: node for client, (node, _) in found.items()}
-        return {client: hello for client, (_, hello) in found.items()}
+            self.failed.pop(node, None)
+            self.nodes[hello.client] = node
+            found[hello.client] = hello
+        return found
+
+    def _read(self, reply: Reply) -> Hello:
+        if reply.error:
+            raise WireError(reply.error)
+        hello = decode_hello(reply.data, self._layout)
+        wanted = self._config.partition.num_clients
+        if hello.client >= wanted:
+            raise WireError(f"it is client {hello.client}, and partition.num_clients is {wanted}: they run from 0")
+        return hello
+
+
+def introduced(state: ServerState, hellos: Mapping[int, Hello]) -> ServerState:
+    """The state after clients said which model they hold; one that is ahead of a resumed server is sent the model."""
+    for client, hello in hellos.items():
+        state = with_synced(state, client, hello.synced_round if hello.synced_round <= state.round else 0)
+    return state
 
 
 def quorum_of(config: RunConfig, participants: int) -> int:

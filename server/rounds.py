@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from flwr.serverapp import Grid
 
 from amgt_fed.errors import AMGTFedError, RoundError
 from amgt_fed.federated.aggregate import Accumulator
 from amgt_fed.federated.catchup import plan_for
-from amgt_fed.federated.messages import Aggregate, NeedsModel
+from amgt_fed.federated.messages import Aggregate, ClientUpdate, NeedsModel
 from amgt_fed.federated.server import StepReport, server_round
 from amgt_fed.federated.state import ServerState, with_synced
 from amgt_fed.layout import Layout, vector_digest
 from amgt_fed.setup import Setup
-from amgt_fed.wire import decode_evaluation, decode_update, encode_plan
+from amgt_fed.wire import Evaluation, decode_evaluation, decode_update, encode_plan
 
 from .exchange import Exchange, Reply, first_reasons
-from .roster import Roster, quorum_of
+from .roster import Roster, introduced, quorum_of
 
 log = logging.getLogger("amgt_fed.server")
 
@@ -64,7 +65,7 @@ class RoundRunner:
         """
         federation = self._setup.config.federation
         for attempt in range(federation.retries + 1):
-            participants = self._roster.sample(state.round, attempt)
+            participants = self._roster.sample(state.round, attempt, avoid=traffic.failures)
             state, accumulator = self._collect(state, participants, traffic)
             needed = quorum_of(self._setup.config, len(participants))
             if accumulator.added >= needed:
@@ -78,7 +79,7 @@ class RoundRunner:
             )
             if attempt < federation.retries:
                 log.warning("%s; trying other clients", text)
-                self._roster.refresh()
+                state = introduced(state, self._roster.refresh())
         raise RoundError(text)
 
     def _collect(
@@ -120,11 +121,11 @@ class RoundRunner:
             accumulator.give_up(client)
         exchange.close()
         traffic.add(exchange)
-        for client, error in accumulator.rejected.items():
-            self._fail(client, str(error), traffic)
+        for client, reason in accumulator.rejected.items():
+            self._fail(client, str(reason), traffic)
         return state, accumulator
 
-    def _read(self, reply: Reply, round: int) -> object:
+    def _read(self, reply: Reply, round: int) -> ClientUpdate | NeedsModel:
         if reply.error:
             raise RoundError(reply.error)
         answer = decode_update(reply.data, self._layout)
@@ -159,6 +160,8 @@ class RoundRunner:
                 if reply.error:
                     raise RoundError(reply.error)
                 answer = decode_evaluation(reply.data, self._layout)
+                if answer.round != state.round:
+                    raise RoundError(f"it scored the model of round {answer.round}, this is that of {state.round}")
                 if isinstance(answer, NeedsModel):
                     raise RoundError(answer.reason)
             except AMGTFedError as error:
@@ -167,24 +170,28 @@ class RoundRunner:
             answers[reply.client] = answer
             if not dense:
                 state = with_synced(state, reply.client, state.round)
+        for client in exchange.missing:
+            self._fail(client, "no score in time", traffic)
         exchange.close()
         traffic.add(exchange)
-        if not answers:
-            return state, None
-        total = sum(answer.num_examples for answer in answers.values())
-        loss = sum(answers[client].loss * answers[client].num_examples for client in sorted(answers)) / total
-        names = sorted({name for answer in answers.values() for name in answer.metrics})
-        metrics = {
-            name: sum(
-                answers[client].metrics.get(name, 0.0) * answers[client].num_examples for client in sorted(answers)
-            )
-            / total
-            for name in names
-        }
-        return state, Score(loss, metrics)
+        return state, mean_score([answers[client] for client in sorted(answers)])
+
+
+def mean_score(answers: Sequence[Evaluation]) -> Score | None:
+    """The mean over examples; a metric counts where it was reported. None for no answers."""
+    if not answers:
+        return None
+    total = sum(answer.num_examples for answer in answers)
+    loss = sum(answer.loss * answer.num_examples for answer in answers) / total
+    metrics = {}
+    for name in sorted({name for answer in answers for name in answer.metrics}):
+        told = [answer for answer in answers if name in answer.metrics]
+        weight = sum(answer.num_examples for answer in told)
+        metrics[name] = sum(answer.metrics[name] * answer.num_examples for answer in told) / weight
+    return Score(loss, metrics)
 
 
 def start_state(run: int, setup: Setup) -> tuple[ServerState, Layout]:
     """The state before round 1, from the seeded initial model, and the model's layout."""
     flat = setup.fresh_model()
-    return replace(ServerState(run=run, round=1, model=flat.read())), flat.layout
+    return ServerState(run=run, round=1, model=flat.read()), flat.layout
