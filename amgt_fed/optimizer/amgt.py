@@ -13,7 +13,7 @@ from amgt_fed.optimizer.errors import NonFiniteGradient, UnsupportedTensor
 from amgt_fed.optimizer.functional import step_functional
 from amgt_fed.optimizer.rule import Rule
 from amgt_fed.optimizer.settings import check_settings
-from amgt_fed.optimizer.step import Slot, step_tensor
+from amgt_fed.optimizer.step import Slot, step_slots
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -160,7 +160,10 @@ class AMGT(Optimizer):
         elif self._gradients_are_finite(work):
             for index, group, slots in work:
                 rule = Rule.of(group)
-                self._threshold_errors[index] = sum(step_tensor(slot, rule) for slot in slots) ** 0.5
+                squared = sum(
+                    step_slots(part, rule, foreach=group["foreach"] is not False) for part in _by_device(slots)
+                )
+                self._threshold_errors[index] = squared**0.5
         return loss
 
     def threshold_error(self) -> list[float]:
@@ -299,6 +302,13 @@ class AMGT(Optimizer):
     @staticmethod
     def _capturing(slots: list[Slot]) -> bool:
         return slots[0].param.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
+def _by_device(slots: list[Slot]) -> list[list[Slot]]:
+    parts: dict[tuple[torch.device, torch.dtype], list[Slot]] = {}
+    for slot in slots:
+        parts.setdefault((slot.param.device, slot.exp_avg.dtype), []).append(slot)
+    return list(parts.values())
 
 
 def _square_is_finite(slot: Slot) -> bool:
