@@ -47,13 +47,17 @@ class Children:
         log_dir: each child's output goes to `log_dir/NAME.log`; created as needed.
         environment: the children's environment, complete; see `child_environment`.
         grace_s: how long children get to end by themselves.
+        scratch: directories that the guardian removes, if it comes to that; in every other case they are the caller's.
     """
 
-    def __init__(self, log_dir: Path, environment: Mapping[str, str], grace_s: float = 5.0) -> None:
+    def __init__(
+        self, log_dir: Path, environment: Mapping[str, str], *, grace_s: float = 5.0, scratch: Sequence[Path] = ()
+    ) -> None:
         self.log_dir = log_dir
         self._token = uuid.uuid4().hex
         self.environment = {**environment, reaper.MARK: self._token}
         self._grace_s = grace_s
+        self._scratch = [str(directory) for directory in scratch]
         self._children: list[Child] = []
         self._guardian: subprocess.Popen[bytes] | None = None
         self._former_handler: signal.Handlers | int | None = None
@@ -68,7 +72,7 @@ class Children:
         # Unmarked, for we may be a marked child ourselves: whoever kills us must leave our guardian to its work.
         unmarked = {name: value for name, value in os.environ.items() if name != reaper.MARK}
         self._guardian = subprocess.Popen(
-            [sys.executable, "-I", "-S", reaper.__file__, self._token],
+            [sys.executable, "-I", "-S", reaper.__file__, self._token, *self._scratch],
             stdin=subprocess.PIPE,
             env=unmarked,
             start_new_session=True,

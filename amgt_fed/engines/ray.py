@@ -38,7 +38,7 @@ def run_ray(job: Job) -> None:
         f'init-args-num-cpus={workers} init-args-log-to-driver=false init-args-logging-level="error"'
     )
     try:
-        with superlink(job, "--simulation", environment=environment) as (link, _):
+        with superlink(job, "--simulation", environment=environment, scratch=[short]) as (link, _):
             link.run("--federation-config", federation)
     except BaseException:
         keep_logs(short, job.run_dir / "logs" / "ray")

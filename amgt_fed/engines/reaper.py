@@ -1,5 +1,7 @@
 """End every process that carries a mark in its environment; as a script, as soon as its standard input closes.
 
+The script's arguments are the mark, and directories to remove once the processes are gone.
+
 The mark is inherited by children's children, daemons included, so nothing that an engine started can hide behind a
 new session or a dead parent. Standard library only: the script starts in about 20 ms and must not import the package.
 """
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import sys
 import time
@@ -63,3 +66,5 @@ if __name__ == "__main__":
     # The other end of standard input is held by the engine's process alone: it closes when that ends, however it ends.
     sys.stdin.buffer.read()
     end_marked_processes(sys.argv[1], grace_s=3.0)
+    for directory in sys.argv[2:]:
+        shutil.rmtree(directory, ignore_errors=True)

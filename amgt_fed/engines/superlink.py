@@ -10,7 +10,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,8 @@ class SuperLink:
             time.sleep(POLL_S)
         self._children.finish(stream)
         if stream.process.returncode != 0:
+            time.sleep(POLL_S)  # a SuperLink that died takes the stream along; it is the one to be named
+            self._children.check()
             raise EngineError(f"flwr run was refused: {refusal(stream.log)} (log: {stream.log})")
         # The stream ends with the run; should it break off earlier, the run is still worth waiting for.
         while not (status := self._status()).startswith("finished"):
@@ -121,7 +123,7 @@ class SuperLink:
 
 @contextlib.contextmanager
 def superlink(
-    job: Job, *options: str, environment: Mapping[str, str] | None = None
+    job: Job, *options: str, environment: Mapping[str, str] | None = None, scratch: Sequence[Path] = ()
 ) -> Iterator[tuple[SuperLink, Children]]:
     """Run a SuperLink on a free loopback port for the length of the block, with the job's app staged for it.
 
@@ -129,18 +131,22 @@ def superlink(
         job: what to run.
         options: more options of `flower-superlink`.
         environment: more variables for it and for everything started in the block.
+        scratch: directories that must not be left behind if this process is killed outright.
 
     Yields:
         The SuperLink, answering requests, and the block's child processes, to start SuperNodes among.
 
     Raises:
-        EngineError: Flower is not installed, or the SuperLink does not start.
+        EngineError: Flower is not installed, the run directory cannot be written, or the SuperLink does not start.
     """
     command = executable("flower-superlink", "flwr")
     directory = job.run_dir / "flower"
     port = free_ports(1)[0]
-    stage_app(directory / "app", job)
-    stage_home(directory / "home", f"{LOOPBACK}:{port}")
+    try:
+        stage_app(directory / "app", job)
+        stage_home(directory / "home", f"{LOOPBACK}:{port}")
+    except OSError as error:
+        raise EngineError(f"cannot write to {directory}: {error.strerror}") from error
     inherited = child_environment(job.environment)
     settings = {
         **inherited,
@@ -153,7 +159,7 @@ def superlink(
         "FLWR_HOME": str(directory / "home"),
     }
     try:
-        with Children(job.run_dir / "logs", settings) as children:
+        with Children(job.run_dir / "logs", settings, scratch=[directory, *scratch]) as children:
             arguments = ["--insecure", "--host", LOOPBACK, "--port", str(port), *options]
             children.start("superlink", [command, *arguments])
             wait_until(lambda: is_healthy(port), "the SuperLink to answer", children, START_S)

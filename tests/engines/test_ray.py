@@ -58,18 +58,20 @@ def test_an_error_of_the_server_app_comes_back_as_one_line(probe: Callable[..., 
 
 
 @pytest.mark.slow
-def test_killing_the_run_leaves_no_process_behind(
+def test_killing_the_run_leaves_no_process_and_no_scratch_behind(
     probe: Callable[..., Job],
     tmp_path: Path,
     processes_of: Callable[[Path], dict[int, str]],
     start_engine: Callable[[str, Job], subprocess.Popen[str]],
     wait_for: Callable[..., None],
 ) -> None:
+    before = ray_directories()
     with start_engine("ray", probe(mode="hang")) as engine:
         wait_for((tmp_path / "started").exists)
         wait_for(lambda: any("raylet" in command for command in processes_of(tmp_path).values()))
         engine.send_signal(signal.SIGKILL)
-    wait_for(lambda: not processes_of(tmp_path), timeout_s=15)
+    wait_for(lambda: not processes_of(tmp_path) and ray_directories() == before, timeout_s=15)
+    assert not (tmp_path / "flower").exists()
 
 
 def test_without_ray_the_error_says_what_to_install(
