@@ -222,7 +222,8 @@ def stock() -> dict[str, float]:
             "from flwr.app import Message, RecordDict\n"
             "from flwr.clientapp import ClientApp\n"
             "from flwr.serverapp import ServerApp\n"
-            "client, server = ClientApp(), ServerApp()\n"
+            "client = ClientApp()\n"  # plain assignments: Flower looks for them in the source text
+            "server = ServerApp()\n"
             "@client.train()\n"
             "def train(message, context):\n"
             "    return Message(message.content, reply_to=message)\n"
