@@ -22,7 +22,7 @@ SETTINGS: dict[str, Any] = {
     "client": {"steps": 3},
     "baseline": {"run": False},
 }
-ENGINES = ["ray", "flower"]
+ENGINES = ["grpc", "ray", "flower"]
 NORMS = ("update_norm", "step_norm", "delta", "drift", "residual_norm")
 
 
