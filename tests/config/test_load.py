@@ -283,7 +283,10 @@ def test_written_toml_is_toml(config: RunConfig) -> None:
 JUNK = st.none() | SCALARS | st.floats() | st.lists(st.integers(), max_size=2) | st.dictionaries(st.text(), st.none())
 
 
-@given(key=st.sampled_from([key for key, *_ in describe_keys()]) | st.text(max_size=20), value=JUNK)
+KNOWN = [key for key, *_ in describe_keys()]
+
+
+@given(key=st.sampled_from(KNOWN) | st.text(max_size=20), value=JUNK)
 @settings(max_examples=200, deadline=None)
 def test_whatever_is_given_the_answer_is_a_configuration_or_one_clear_line(key: str, value: Any) -> None:
     text = key
@@ -291,5 +294,5 @@ def test_whatever_is_given_the_answer_is_a_configuration_or_one_clear_line(key: 
         assert isinstance(from_flat({key: value}), RunConfig)
     except AMGTFedError as error:
         text = str(error)
-    assert repr(key.replace("-", "_").split(".")[0])[1:-1][:5] in repr(text).replace("-", "_")
+    assert key not in KNOWN or key.split(".")[0] in text
     assert text == key or "\n" not in text
