@@ -6,15 +6,12 @@ import logging
 import os
 import re
 import secrets
-import signal
-import sys
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from amgt_fed.cli.errors import reporting
+from amgt_fed.cli.service import run_service, security
 from amgt_fed.errors import AMGTFedError, ConfigError, EngineError
 
 if TYPE_CHECKING:
@@ -82,7 +79,7 @@ def run(
     from amgt_fed.link import Address, LinkLimits
 
     address = Address.parse(server)
-    tls = _security(address, insecure, ca, cert, key)
+    tls = security(address, insecure=insecure, ca=ca, cert=cert, key=key)
     address.resolve()
     root_dir = _state_root(state_dir)
     partitions = _partitions(partition_id, num_partitions, nodes)
@@ -103,35 +100,7 @@ def run(
 
 def main() -> None:
     """Run the command line; exit code 0 is success, 2 an error the user can mend, 130 and 143 a signal."""
-    # Set before Flower is imported, which reads them then.
-    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-    os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGINT, _stop)
-    arguments = sys.argv[1:]
-    with reporting(debug="--debug" in arguments):
-        app([argument for argument in arguments if argument != "--debug"], prog_name="amgt-client")
-
-
-def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    # Once is enough: a second signal must not interrupt the closing of the streams.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    log.info("stopping on %s", signal.Signals(number).name)
-    raise SystemExit(128 + number)
-
-
-def _security(address: object, insecure: bool, ca: Path | None, cert: Path | None, key: Path | None) -> Tls | None:
-    from amgt_fed.link import Address, CredentialsError, TlsFiles, choose_security
-
-    assert isinstance(address, Address)
-    files = None
-    if ca is not None and cert is not None and key is not None:
-        files = TlsFiles(ca, cert, key)
-    elif ca is not None or cert is not None or key is not None:
-        raise CredentialsError("mutual TLS takes all three of --ca, --cert and --key")
-    return choose_security(address, insecure=insecure, files=files)
+    run_service(lambda arguments: app(arguments, prog_name="amgt-client"))
 
 
 def _state_root(state_dir: str | None) -> Path | None:

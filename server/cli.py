@@ -6,17 +6,14 @@ import json
 import logging
 import os
 import secrets
-import signal
-import sys
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from amgt_fed.cli.errors import reporting
+from amgt_fed.cli.service import run_service, security
 from amgt_fed.errors import AMGTFedError, ConfigError, EngineError, StateError
 
 if TYPE_CHECKING:
@@ -87,7 +84,7 @@ def run(
     from amgt_fed.link import Address
 
     where = Address.parse(address)
-    tls = _security(where, insecure, ca, cert, key)
+    tls = security(where, insecure=insecure, ca=ca, cert=cert, key=key)
     run_config = _run_config(config, set_ or [], out, resume, own=server_app == OWN_APP)
     limits = _limits(run_config, grace_s, max_message_mib)
     loaded = load_server_app(server_app)
@@ -111,34 +108,7 @@ def run(
 
 def main() -> None:
     """Run the command line; exit code 0 is success, 2 an error the user can mend, 130 and 143 a signal."""
-    # Set before Flower is imported, which reads them then.
-    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-    os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGINT, _stop)
-    arguments = sys.argv[1:]
-    with reporting(debug="--debug" in arguments):
-        app([argument for argument in arguments if argument != "--debug"], prog_name="amgt-server")
-
-
-def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    # Once is enough: a second signal must not interrupt the good-byes.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    log.info("stopping on %s", signal.Signals(number).name)
-    raise SystemExit(128 + number)
-
-
-def _security(where: Any, insecure: bool, ca: Path | None, cert: Path | None, key: Path | None) -> Any:
-    from amgt_fed.link import CredentialsError, TlsFiles, choose_security
-
-    files = None
-    if ca is not None and cert is not None and key is not None:
-        files = TlsFiles(ca, cert, key)
-    elif ca is not None or cert is not None or key is not None:
-        raise CredentialsError("mutual TLS takes all three of --ca, --cert and --key")
-    return choose_security(where, insecure=insecure, files=files)
+    run_service(lambda arguments: app(arguments, prog_name="amgt-server"))
 
 
 def _run_config(
