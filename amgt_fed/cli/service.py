@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 log = logging.getLogger("amgt_fed")
 
 # Read by Flower and gRPC when they are imported, so they are set before.
-ENVIRONMENT = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "GRPC_VERBOSITY": "ERROR"}
+ENVIRONMENT = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "GRPC_VERBOSITY": "ERROR",
+    "GRPC_ENABLE_FORK_SUPPORT": "0",  # an app may fork, as a DataLoader with workers does; see amgt_fed.link
+}
 
 
 class Stopped(BaseException):

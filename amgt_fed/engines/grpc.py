@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 from amgt_fed.engines.job import CLIENT_APP, SERVER_APP, Job
 from amgt_fed.engines.processes import LOOPBACK, Child, Children, child_environment, telling_line
 from amgt_fed.errors import EngineError
+from amgt_fed.flower.local_grid import available_cores
 
 ENVIRONMENT = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -45,7 +45,7 @@ def run_grpc(job: Job) -> None:
         address_file = Path(scratch) / "address"
         server = children.start("server", _server_command(job, Path(scratch), address_file))
         address = _wait_for_address(address_file, server, children)
-        workers = job.workers or len(os.sched_getaffinity(0))
+        workers = job.workers or available_cores()
         clients = [
             children.start(f"client-{index}", _client_command(job, address, first, last))
             for index, (first, last) in enumerate(shares(job.num_nodes, workers))

@@ -74,7 +74,7 @@ class LocalGrid(MailboxGrid):
         self._client_app = client_app
         self._num_nodes = num_nodes
         self._run_config = dict(run_config)
-        self._workers = workers or len(os.sched_getaffinity(0))
+        self._workers = workers or available_cores()
         self._contexts: dict[int, Context] = {}
         self._turns = _Turns(getattr(client_app, PARALLEL_ATTRIBUTE, None) if parallel is None else parallel)
         self._threads: list[threading.Thread] = []
@@ -138,6 +138,13 @@ class LocalGrid(MailboxGrid):
             context = compat.new_context(self._run.run_id, node_id, node_config, self._run_config)
             self._contexts[node_id] = context
         return context
+
+
+def available_cores() -> int:
+    """Count the cores this process may use, which can be fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class _Turns:

@@ -9,7 +9,6 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -21,6 +20,7 @@ from amgt_fed.link.diagnose import diagnose
 from amgt_fed.link.errors import ConnectionRefused, MessageTooLarge, ProtocolViolation, TakenOver
 from amgt_fed.link.frames import METHOD, Incoming, chunks, config_of, parse_down
 from amgt_fed.link.limits import MAX_CHUNK_BYTES, PROTOCOL, LinkLimits, channel_options
+from amgt_fed.link.request import Joined, Request
 from amgt_fed.link.v1 import link_pb2
 
 log = logging.getLogger("amgt_fed.link.client")
@@ -32,28 +32,6 @@ _FATAL = {
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.UNIMPLEMENTED,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Joined:
-    """What the server said on letting the node in."""
-
-    session: int
-    run_id: int
-    node_id: int
-    run_config: dict[str, bool | int | float | str]
-    max_reply_bytes: int
-    chunk_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A message to answer with `LinkClient.reply`."""
-
-    joined: Joined
-    message_id: int
-    payload: bytes
-    expires: float  # time.monotonic()
 
 
 class LinkClient:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import resource
 import secrets
 import threading
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any
 
 import grpc
 
@@ -19,6 +20,7 @@ from amgt_fed.link.credentials import Tls
 from amgt_fed.link.errors import AddressError
 from amgt_fed.link.frames import METHOD, RunConfig, settings_of
 from amgt_fed.link.limits import LinkLimits, channel_options
+from amgt_fed.link.listener import Listener
 from amgt_fed.link.node import Node, Outgoing, Peer, Stream, node_id_of
 from amgt_fed.link.streams import StreamHandler
 from amgt_fed.link.traffic import Traffic, TrafficReport
@@ -28,22 +30,6 @@ log = logging.getLogger("amgt_fed.link.server")
 
 HOUSEKEEPING_S = 0.5
 STOP_GRACE_S = 2.0
-
-
-class Listener(Protocol):
-    """Who is told what happens; called in the link's thread, so it must not block."""
-
-    def replied(self, node_id: int, message_id: int, payload: bytes, release: Callable[[], None]) -> bool:
-        """Take a whole reply; False if nobody waited for it. `release` is called once it no longer takes memory."""
-
-    def failed(self, message_id: int, reason: str) -> None:
-        """Take note that no reply will come: the message could not be sent, or its node is gone."""
-
-    def settled(self, message_id: int) -> None:
-        """Take note that the link holds nothing of this message any more, whatever became of it."""
-
-    def nodes_changed(self) -> None:
-        """Take note that a node joined or left."""
 
 
 class LinkServer:
@@ -253,6 +239,9 @@ class LinkServer:
             self._failure = error
         finally:
             self._ready.set()
+            # Whoever still waits for a reply must not wait for ever.
+            for message_id in list(self._owners):
+                self._fail(message_id, "the link's server has stopped")
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -300,4 +289,6 @@ def _raise_open_file_limit() -> None:
     """Let this process hold as many connections as the system allows it: every node takes a descriptor."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        # macOS has limits of its own above what it reports.
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

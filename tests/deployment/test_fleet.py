@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+
+ROOT = Path(__file__).parents[2]
 
 Fleet = Any  # of conftest.py
 Wait = Callable[..., None]
@@ -143,3 +148,33 @@ def test_one_process_hosts_several_nodes(fleet: Fleet, tiny: ModuleType) -> None
     assert finish(server, client) == [0, 0], fleet.log("server")
     assert fleet.state() == {"round": 3, "w": tiny.reference(3, 4)}
     assert len({fleet.calls(index)[0].split()[1] for index in range(4)}) == 1
+
+
+def test_a_client_app_may_fork_while_streams_are_open(fleet: Fleet, tiny: ModuleType) -> None:
+    server, address = fleet.server(rounds=6)
+    clients = [fleet.client(address, index, options="--client-app tiny:forking") for index in range(2)]
+    assert finish(server, *clients) == [0, 0, 0], fleet.log("server")
+    assert fleet.state() == {"round": 6, "w": tiny.reference(6, 2)}
+
+
+def test_debug_shows_the_traceback_wherever_it_stands(fleet: Fleet) -> None:
+    options = ["run", "--insecure", "--server-app", "tiny:nothing", "--address", "127.0.0.1:0"]
+    plain = fleet.command("amgt_fed_server", *options, log="plain")
+    debug = fleet.command("amgt_fed_server", "--debug", *options, log="debug")
+    assert finish(plain, debug) == [2, 2]
+    assert "Traceback" not in fleet.log("plain")
+    assert "Traceback" in fleet.log("debug")
+    assert "has no attribute 'nothing'" in fleet.log("plain").splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_the_benchmark_shows_the_targets_met(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "link.py"), "--json", "--nodes", "40"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(done.stdout)
+    assert shown["round_ms"] < 50
+    assert 0 < shown["socket_bytes_per_message"] < 500
+    assert shown["server_rss_mib"] < 1024 / 4  # with 40 of the 1000 clients
+    # The bytes the grid reports are nearly all there are on the socket, and never more.
+    assert 0.9 < shown["counted_share"] < 1

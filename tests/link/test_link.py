@@ -291,6 +291,17 @@ def test_a_full_federation_lets_nobody_in_until_there_is_room(
     assert not second.is_over
 
 
+def test_a_server_that_stops_leaves_no_message_unanswered(federation: Federation, wait: Wait) -> None:
+    server = federation.server()
+    client = federation.client(server, answers=lambda request: None)
+    wait(server.node_ids)
+    federation.send(server, 1, b"x")
+    wait(lambda: client.requests)
+    server.stop()
+    assert federation.listener.failures == {1: "the link's server has stopped"}
+    assert federation.listener.settlements == [1]
+
+
 def test_a_client_that_stays_joins_the_next_run(federation: Federation, wait: Wait) -> None:
     first = federation.server()
     client = federation.client(first, stay=True)

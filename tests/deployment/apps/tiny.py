@@ -7,6 +7,7 @@ Every round each client takes one gradient step on its own data and the server a
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 client = ClientApp()
+forking = ClientApp()  # does its arithmetic in forked processes, as a DataLoader with workers does its loading
 server = ServerApp()
 
 
@@ -39,6 +41,14 @@ def train(message: Message, context: Context) -> Message:
     with (Path(str(context.run_config["out"])) / f"calls-{partition}").open("a") as calls:
         calls.write(f"{message.metadata.group_id} {os.getpid()}\n")
     return Message(RecordDict({"w": ArrayRecord({str(partition): Array(weights)})}), reply_to=message)
+
+
+@forking.train()
+def train_in_a_fork(message: Message, context: Context) -> Message:
+    arguments = (message.content["w"]["w"].numpy(), int(context.node_config["partition-id"]))
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        weights = pool.starmap(step, [arguments, arguments])[1]
+    return Message(RecordDict({"w": ArrayRecord({str(arguments[1]): Array(weights)})}), reply_to=message)
 
 
 @server.main()
