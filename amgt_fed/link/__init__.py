@@ -20,9 +20,10 @@ from amgt_fed.link.errors import (
     TakenOver,
 )
 from amgt_fed.link.limits import LinkLimits
+from amgt_fed.link.listener import Listener
 from amgt_fed.link.node import Outgoing, Peer, node_id_of
 from amgt_fed.link.request import Joined, Request
-from amgt_fed.link.server import LinkServer, Listener
+from amgt_fed.link.server import LinkServer
 from amgt_fed.link.traffic import Traffic, TrafficReport
 
 __all__ = [
