@@ -11,17 +11,13 @@ from amgt_fed.codec.dense import Dense
 from amgt_fed.codec.errors import UnknownCodec, UnsupportedPayload
 from amgt_fed.codec.frame import NAMED_CODEC
 from amgt_fed.codec.interface import Codec
+from amgt_fed.codec.pipeline import Amgt
 
 CodecFactory: TypeAlias = Callable[..., Codec]
 ENTRY_POINT_GROUP = "amgt_fed.codecs"
 
 
-class _Amgt(Deadzone):
-    name = "amgt"
-    codec_id = 2
-
-
-_BUILT_IN: dict[str, CodecFactory] = {factory.name: factory for factory in (_Amgt, Deadzone, Dense)}
+_BUILT_IN: dict[str, CodecFactory] = {factory.name: factory for factory in (Amgt, Deadzone, Dense)}
 
 
 def codec_names() -> tuple[str, ...]:

@@ -1,0 +1,312 @@
+"""The pipeline's bytes. This file and `frame.py` are the only ones that know offsets.
+
+    kind       0: nothing survives, no more bytes; 1: lossless planes (lossless.py); 2: what follows
+    flags      bits 0-3: binary logarithm of the entropy coder's lanes; bit 4: some tensor has survivors
+    [sparse]   if bit 4: step (the upper half of a float32), level table, shifts (two signed nibbles, first in the low)
+    active     one bit per tensor, lowest first: whether it has anything
+    tensors    for each active one: rank (1 byte);
+               if rank: base exponent (zigzag varint), then for each term: unit (mantissa - 8 in bits 0-2, exponent
+               in 3-7), level table of u, of v;
+               survivors (varint); if any: gap table
+    symbols    one rANS stream: u and v of every term, then every tensor's gaps, then every tensor's levels
+    plain      plain bits of those symbols in the same order, signs of non-zero factor levels, signs of survivors
+
+Gaps count elements skipped since the last survivor of the same tensor; levels are |level| - 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from amgt_fed.codec import rans
+from amgt_fed.codec.errors import CorruptPayload
+from amgt_fed.codec.lowrank import Factors
+from amgt_fed.codec.quantize import Shifts
+from amgt_fed.codec.symbols import FIRST, WIDTH, PlainBits, pack, plain_bits, to_symbols, unpack
+from amgt_fed.codec.tables import gap_book, level_book
+from amgt_fed.codec.tensor import histograms, matrix_shape, rank_limit
+from amgt_fed.layout import Layout
+
+EMPTY, LOSSLESS, PIPELINE = 0, 1, 2
+_SPARSE_FLAG = 16
+_BASE_RANGE = 512
+ONE_LANE_SYMBOLS = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class TensorLevels:
+    """All that is sent about one tensor."""
+
+    factors: Factors | None
+    indices: NDArray[np.int64]  # of survivors within the tensor, increasing
+    levels: NDArray[np.int64]  # signed, never 0
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """All that is sent: every tensor, and the survivors' common step and shifts."""
+
+    tensors: tuple[TensorLevels, ...]
+    step: float
+    shifts: Shifts
+
+
+def coarse_step(step: float) -> float:
+    """The largest step not above `step` that the body can hold: a float32 with a 7-bit mantissa."""
+    bits = int(np.array(min(step, 3e38), "<f4").view("<u4")) & 0xFFFF0000
+    return float(np.array(bits, "<u4").view("<f4"))
+
+
+def write(content: Levels) -> bytes:
+    """The body of kind PIPELINE."""
+    head = bytearray()
+    factor_rows = [row for t in content.tensors if t.factors for pair in _terms(t.factors) for row in pair]
+    gaps = [np.diff(t.indices, prepend=-1) - 1 for t in content.tensors if t.indices.size]
+    magnitudes = [np.abs(t.levels) - 1 for t in content.tensors if t.indices.size]
+    symbols = [to_symbols(np.abs(row)) for row in factor_rows] + [to_symbols(row) for row in gaps + magnitudes]
+    first_gap, first_level = len(factor_rows), len(factor_rows) + len(gaps)
+
+    factor_tables = [int(level_book().best(histograms(s[None]))[0][0]) for s in symbols[:first_gap]]
+    gap_tables = [int(gap_book().best(histograms(s[None]))[0][0]) for s in symbols[first_gap:first_level]]
+    level_table = 0
+    if gaps:
+        level_table = int(level_book().best(histograms(np.concatenate(symbols[first_level:])[None]))[0][0])
+        head += np.array(content.step, "<f4").tobytes()[2:]
+        head += bytes([level_table, (content.shifts.first & 15) | (content.shifts.others & 15) << 4])
+    active = [bool(t.factors or t.indices.size) for t in content.tensors]
+    head += np.packbits(np.array(active, np.uint8), bitorder="little").tobytes()
+    tables, sparse_tables = iter(factor_tables), iter(gap_tables)
+    for tensor in content.tensors:
+        if tensor.factors:
+            factors = tensor.factors
+            head.append(factors.rank)
+            head += _varint(factors.base << 1 if factors.base >= 0 else (-factors.base << 1) - 1)
+            for mantissa, exponent in zip(factors.mantissa.tolist(), factors.exponent.tolist(), strict=True):
+                head += bytes([mantissa - 8 | exponent << 3, next(tables), next(tables)])
+        elif tensor.indices.size:
+            head.append(0)
+        if tensor.factors or tensor.indices.size:
+            head += _varint(tensor.indices.size)
+            if tensor.indices.size:
+                head.append(next(sparse_tables))
+
+    every_table = factor_tables + gap_tables + [level_table] * len(magnitudes)
+    frequency, start = [], []
+    for place, row in enumerate(symbols):
+        book = gap_book() if first_gap <= place < first_level else level_book()
+        table = every_table[place]
+        frequency.append(book.frequency[table][row])
+        start.append(book.cumulative[table][row])
+    every = np.concatenate(symbols)
+    all_frequency = np.concatenate(frequency)
+    log2_lanes = lanes_for(every.size, float((15 - np.log2(all_frequency)).sum()))
+    coded = rans.encode(all_frequency, np.concatenate(start), log2_lanes)
+    numbers = [np.abs(row) for row in factor_rows] + gaps + magnitudes
+    plain = [plain_bits(number, symbol) for number, symbol in zip(numbers, symbols, strict=True)]
+    plain += [_signs(row[row != 0]) for row in factor_rows]
+    plain += [_signs(t.levels) for t in content.tensors if t.indices.size]
+    flags = log2_lanes | (_SPARSE_FLAG if gaps else 0)
+    return bytes([PIPELINE, flags]) + bytes(head) + coded + pack(plain)
+
+
+def lanes_for(count: int, bits: float) -> int:
+    """Binary logarithm of the lanes for so many symbols of so many bits in all; the reader asks for as many."""
+    return max(rans.log_lanes(bits), least_lanes(count)) if count > ONE_LANE_SYMBOLS // 4 else 0
+
+
+def least_lanes(count: int) -> int:
+    """Fewer lanes than this would let a short payload keep a reader busy for long."""
+    return 0 if count <= ONE_LANE_SYMBOLS else min(rans.MAX_LOG_LANES, (count >> 11).bit_length())
+
+
+def _terms(factors: Factors) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    return list(zip(factors.left, factors.right, strict=True))
+
+
+def _signs(levels: NDArray[np.int64]) -> PlainBits:
+    return PlainBits((levels < 0).astype(np.int64), np.ones(levels.size, np.int64))
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number >= 128:
+        out.append(number & 127 | 128)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+class _Reader:
+    """Takes bytes off the front; every read is checked against what is left."""
+
+    def __init__(self, data: memoryview) -> None:
+        self.data, self.at = data, 0
+
+    def take(self, count: int) -> bytes:
+        if self.at + count > len(self.data):
+            raise CorruptPayload(f"body ends at byte {len(self.data)}, inside a field of {count} at byte {self.at}")
+        self.at += count
+        return bytes(self.data[self.at - count : self.at])
+
+    def byte(self) -> int:
+        return self.take(1)[0]
+
+    def varint(self, limit: int, what: str) -> int:
+        number = 0
+        for shift in range(0, 35, 7):
+            byte = self.byte()
+            number |= (byte & 127) << shift
+            if byte < 128:
+                break
+        if number > limit:
+            raise CorruptPayload(f"{what} is {number} at byte {self.at}; at most {limit} is possible here")
+        return number
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    rank: int
+    base: int
+    units: NDArray[np.int64]
+    tables: list[int]  # u, v, u, v, ...
+    survivors: int
+    gap_table: int
+
+
+_NOTHING = _Head(0, 0, np.zeros(0, np.int64), [], 0, 0)
+
+
+def read(body: memoryview, layout: Layout) -> tuple[Levels, tuple[float, ...]]:
+    """Read and check a body of kind PIPELINE.
+
+    Returns:
+        Its content, and the bytes each tensor takes.
+
+    Raises:
+        CorruptPayload: anything that `write` would not have written for this layout.
+    """
+    reader = _Reader(body)
+    if reader.byte() != PIPELINE:
+        raise CorruptPayload("body is not of the pipeline's kind")
+    flags = reader.byte()
+    log2_lanes = flags & 15
+    if flags > 31 or log2_lanes > rans.MAX_LOG_LANES:
+        raise CorruptPayload(f"body's flags are {flags:#x}; this version knows lanes up to 2^10 and one flag")
+    step, level_table, shifts = 0.0, 0, Shifts()
+    if flags & _SPARSE_FLAG:
+        step = float(np.frombuffer(b"\0\0" + reader.take(2), "<f4")[0])
+        if not 0 < step < np.inf:
+            raise CorruptPayload(f"step is {step}; it must be finite and above 0")
+        level_table, both = reader.byte(), reader.byte()
+        shifts = Shifts(*(nibble - 16 if nibble > 7 else nibble for nibble in (both & 15, both >> 4)))
+    bitmap = np.frombuffer(reader.take((len(layout.segments) + 7) // 8), np.uint8)
+    active = np.unpackbits(bitmap, bitorder="little")
+    if active[len(layout.segments) :].any():
+        raise CorruptPayload("body marks tensors that the layout does not have")
+    heads = [
+        _read_head(reader, segment.shape, segment.size, bool(flags & _SPARSE_FLAG)) if used else _NOTHING
+        for segment, used in zip(layout.segments, active, strict=False)
+    ]
+    return _read_symbols(reader, layout, heads, log2_lanes, level_table, step, shifts)
+
+
+def _read_head(reader: _Reader, shape: tuple[int, ...], size: int, sparse: bool) -> _Head:
+    rank = reader.byte()
+    if rank > rank_limit(shape):
+        raise CorruptPayload(f"rank {rank} at byte {reader.at}; a tensor of shape {shape} allows {rank_limit(shape)}")
+    base, units, tables = 0, [], []
+    if rank:
+        coded = reader.varint(2 * _BASE_RANGE, "base exponent")
+        base = coded >> 1 if coded & 1 == 0 else -((coded + 1) >> 1)
+        for _ in range(rank):
+            units.append(reader.byte())
+            tables += [reader.byte(), reader.byte()]
+    survivors = reader.varint(size, "number of survivors")
+    if survivors and not sparse:
+        raise CorruptPayload(f"{survivors} survivors at byte {reader.at}, but the body gives no step")
+    return _Head(rank, base, np.array(units, np.int64), tables, survivors, reader.byte() if survivors else 0)
+
+
+def _read_symbols(
+    reader: _Reader, layout: Layout, heads: list[_Head], log2_lanes: int, level_table: int, step: float, shifts: Shifts
+) -> tuple[Levels, tuple[float, ...]]:
+    # Runs of symbols that share a table: (table's row among both books, length).
+    runs: list[tuple[int, int]] = []
+    for head, segment in zip(heads, layout.segments, strict=True):
+        if head.rank:
+            m, n = matrix_shape(segment.shape) or (0, 0)
+            runs += [(table, (m, n)[place % 2]) for place, table in enumerate(head.tables)]
+    num_factor = sum(length for _, length in runs)
+    sparse = [head for head in heads if head.survivors]
+    runs += [(256 + head.gap_table, head.survivors) for head in sparse]
+    runs += [(level_table, head.survivors) for head in sparse]
+    if not runs:
+        raise CorruptPayload("body holds no symbols; an empty update has its own kind")
+    lengths = np.array([length for _, length in runs])
+    total = int(lengths.sum())
+    if log2_lanes < least_lanes(total):
+        raise CorruptPayload(f"{total} symbols need at least 2^{least_lanes(total)} lanes; the body has 2^{log2_lanes}")
+    used, rows = np.unique([table for table, _ in runs], return_inverse=True)
+    books = np.concatenate([level_book().cumulative, gap_book().cumulative])
+    table = np.repeat(rows.astype(np.int32), lengths)
+    symbols, taken = rans.decode(reader.data[reader.at :], books[used], table, log2_lanes)
+    reader.at += taken
+
+    signs = int(np.count_nonzero(symbols[:num_factor])) + (total - num_factor) // 2
+    large = np.flatnonzero(symbols >= 8)
+    widths = np.concatenate([WIDTH[symbols[large]], np.ones(signs, np.int64)])
+    bits = int(widths.sum())
+    if len(body := reader.data[reader.at :]) != (bits + 7) // 8:
+        raise CorruptPayload(f"{len(body)} bytes are left for {bits} plain bits")
+    plain = unpack(body, widths)
+    numbers = FIRST[symbols]
+    numbers[large] += plain[: large.size]
+    negative = plain[large.size :] == 1
+    costs = np.concatenate([level_book().cost, gap_book().cost])[used[table], symbols] + WIDTH[symbols]
+    run_bits = np.add.reduceat(costs, np.concatenate([[0], np.cumsum(lengths)[:-1]])) if total else np.zeros(0)
+    return _assemble(layout, heads, numbers, negative, num_factor, step, shifts, run_bits)
+
+
+def _assemble(
+    layout: Layout,
+    heads: list[_Head],
+    numbers: NDArray[np.int64],
+    negative: NDArray[np.bool_],
+    num_factor: int,
+    step: float,
+    shifts: Shifts,
+    run_bits: NDArray[np.float64],
+) -> tuple[Levels, tuple[float, ...]]:
+    nonzero = np.flatnonzero(numbers[:num_factor])
+    numbers[nonzero] = np.where(negative[: nonzero.size], -numbers[nonzero], numbers[nonzero])
+    survivors = sum(head.survivors for head in heads)
+    num_sparse_runs = sum(head.survivors > 0 for head in heads)
+    at, gap_at, sign_at, run = 0, num_factor, nonzero.size, 0
+    gap_run = len(run_bits) - 2 * num_sparse_runs
+    tensors, shares = [], []
+    for head, segment in zip(heads, layout.segments, strict=True):
+        factors, bits = None, 0.0
+        if head.rank:
+            m, n = matrix_shape(segment.shape) or (0, 0)
+            block = numbers[at : at + head.rank * (m + n)].reshape(head.rank, m + n)
+            factors = Factors(block[:, :m], block[:, m:], 8 + (head.units & 7), head.units >> 3, head.base)
+            bits += float(run_bits[run : run + 2 * head.rank].sum()) + np.count_nonzero(block) + 24 * head.rank + 16
+            at += block.size
+            run += 2 * head.rank
+        gaps = numbers[gap_at : gap_at + head.survivors]
+        levels = numbers[gap_at + survivors : gap_at + survivors + head.survivors] + 1
+        indices = np.cumsum(gaps + 1) - 1
+        if head.survivors:
+            if indices[-1] >= segment.size or int(gaps.max()) >= segment.size:
+                raise CorruptPayload(f"survivors of {segment.name!r} reach past its {segment.size} elements")
+            levels = np.where(negative[sign_at : sign_at + head.survivors], -levels, levels)
+            bits += float(run_bits[gap_run] + run_bits[gap_run + num_sparse_runs]) + head.survivors + 24
+            gap_run += 1
+        gap_at += head.survivors
+        sign_at += head.survivors
+        tensors.append(TensorLevels(factors, indices, levels))
+        shares.append(bits / 8)
+    return Levels(tuple(tensors), step, shifts), tuple(shares)

@@ -1,0 +1,226 @@
+"""The AMGT codec: low-rank terms, a sparse residual, one lambda for all tensors, one entropy coder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from amgt_fed.codec import body as wire
+from amgt_fed.codec import lossless
+from amgt_fed.codec.dense import DensePieces
+from amgt_fed.codec.errors import CorruptPayload, ImpossibleBudget
+from amgt_fed.codec.interface import CHUNK, Body, Codec, Opened, Piece, gather, squared_error
+from amgt_fed.codec.lowrank import EXACT64, Factors
+from amgt_fed.codec.quantize import Shifts, dequantize
+from amgt_fed.codec.search import Point, boundary, evaluate
+from amgt_fed.codec.tensor import TensorSource
+from amgt_fed.layout import Float32Vector, Layout
+
+_LARGEST = float(np.finfo(np.float32).max)
+_RETRIES = 12
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineState:
+    """What helps the next encode of the same stream: where lambda was, and where the factors pointed."""
+
+    log_lambda: float
+    warm: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+
+
+class Amgt(Codec):
+    """Low-rank and sparse, quantized and entropy-coded; the library's own codec."""
+
+    name = "amgt"
+    codec_id = 2
+
+    def compress(
+        self,
+        update: Float32Vector,
+        layout: Layout,
+        *,
+        max_error: float,
+        max_bytes: int | None,
+        state: Any,
+        rng: np.random.Generator | None,
+    ) -> Body:
+        """The fewest bytes within `max_error`, or the least error within `max_bytes`; lossless without either."""
+        if max_bytes is not None and max_bytes < 1:
+            raise ImpossibleBudget(f"the budget leaves {max_bytes} bytes for amgt's body; it needs 1")
+        known = state if isinstance(state, PipelineState) else None
+        warm = known.warm if known else {}
+        sources = [TensorSource(values, s.shape, warm.get(s.name)) for s, values in layout.views(update)]
+        energy = math.fsum(source.energy for source in sources)
+        empty = Body(bytes([wire.EMPTY]), known)
+        if energy == 0 or math.sqrt(energy) <= max_error < math.inf:
+            return empty
+        exact: Body | None = None
+        if max_error == 0 or (max_error == math.inf and max_bytes is None):
+            return Body(bytes([wire.LOSSLESS]) + lossless.write(update), known)
+        start = known.log_lambda if known else _first_guess(energy, layout.size, max_error, max_bytes)
+
+        # From all of the energy for a bit, down to steps that float32 itself cannot resolve.
+        span = (max(-600.0, math.log(energy) - math.log(layout.size) - 50), math.log(energy) + 5)
+
+        def at(log_lambda: float) -> Point:
+            return evaluate(sources, log_lambda)
+
+        if max_bytes is None:
+            points = boundary(lambda p: p.distortion <= max_error**2, at, start, rising=False, span=span)
+            best = _fewest_bytes(points, update, layout, max_error, at)
+            if best is None or len(best.data) > 2 * layout.size:
+                exact = Body(bytes([wire.LOSSLESS]) + lossless.write(update))
+        else:
+            points = boundary(lambda p: _estimate(p, layout) <= max_bytes, at, start, rising=True, span=span)
+            best = _least_error(points, update, layout, max_bytes, at)
+            if best is None:
+                return empty
+        if exact is not None and (best is None or len(exact.data) < len(best.data)):
+            return Body(exact.data, known)
+        assert best is not None
+        warmed = {s.name: source.warm for s, source in zip(layout.segments, sources, strict=True)}
+        return Body(best.data, PipelineState(best.log_lambda, {n: w for n, w in warmed.items() if w is not None}))
+
+    def open(self, body: memoryview, layout: Layout) -> Opened:
+        """Read and check everything a body says."""
+        kind = body[0] if len(body) else -1
+        if kind == wire.EMPTY and len(body) == 1:
+            return Pieces(wire.Levels((), 0.0, Shifts()), layout, ())
+        if kind == wire.LOSSLESS:
+            return DensePieces(lossless.read(body[1:], layout.size))
+        if kind == wire.PIPELINE:
+            return Pieces(*_checked(*wire.read(body, layout), layout))
+        raise CorruptPayload(f"amgt body of {len(body)} bytes starts with {kind}; this version knows kinds 0, 1, 2")
+
+
+class Pieces(Opened):
+    """The update that a body of kind PIPELINE holds."""
+
+    def __init__(self, content: wire.Levels, layout: Layout, shares: tuple[float, ...]) -> None:
+        self._content, self._layout, self._shares = content, layout, shares
+
+    def pieces(self) -> Iterator[Piece]:
+        """Yield blocks of rows where there are low-rank terms, survivors alone elsewhere."""
+        content = self._content
+        for tensor, segment in zip(content.tensors, self._layout.segments, strict=False):
+            values = dequantize(tensor.levels, content.step, content.shifts)
+            if tensor.factors is None:
+                for first in range(0, values.size, CHUNK):
+                    part = slice(first, first + CHUNK)
+                    yield Piece(values[part], indices=tensor.indices[part] + segment.offset)
+                continue
+            columns = tensor.factors.right.shape[1]
+            for row, block in tensor.factors.blocks(max(1, CHUNK // columns)):
+                flat = block.reshape(-1)
+                first, last = np.searchsorted(tensor.indices, [row * columns, row * columns + flat.size])
+                flat[tensor.indices[first:last] - row * columns] += values[first:last]
+                yield Piece(flat, segment.offset + row * columns)
+
+    def tensor_bytes(self) -> tuple[float, ...]:
+        """Each tensor's symbols, plain bits and head."""
+        return self._shares
+
+    def ranks(self) -> tuple[int, ...]:
+        """Low-rank terms of each tensor."""
+        if not self._content.tensors:
+            return ()
+        return tuple(t.factors.rank if t.factors else 0 for t in self._content.tensors)
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    data: bytes
+    log_lambda: float
+    error: float
+
+
+def _checked(
+    content: wire.Levels, shares: tuple[float, ...], layout: Layout
+) -> tuple[wire.Levels, Layout, tuple[float, ...]]:
+    """Refuse sums that are not exact and values that are not finite."""
+    for tensor, segment in zip(content.tensors, layout.segments, strict=True):
+        reach = 0.0
+        if tensor.factors:
+            bound = tensor.factors.bound()
+            if bound >= EXACT64:
+                raise CorruptPayload(f"factors of {segment.name!r} reach {bound}; exact sums end at 2^53")
+            reach = _scaled(bound, tensor.factors)
+        if tensor.levels.size:
+            reach += (float(np.abs(tensor.levels).max()) + 1) * content.step
+        if not reach <= _LARGEST:
+            raise CorruptPayload(f"values of {segment.name!r} reach {reach}; float32 ends at {_LARGEST:.4g}")
+    return content, layout, shares
+
+
+def _scaled(bound: int, factors: Factors) -> float:
+    try:
+        return math.ldexp(float(bound), factors.base)
+    except OverflowError:
+        return math.inf
+
+
+def _estimate(point: Point, layout: Layout) -> float:
+    return point.bits / 8 + 12 + len(layout.segments) / 8
+
+
+def _first_guess(energy: float, size: int, max_error: float, max_bytes: int | None) -> float:
+    """Log lambda from a Gaussian's distortion-rate slope: dD/dR = 2 ln 2 D / size, per bit of the whole vector."""
+    if max_bytes is None:
+        nmse = max_error**2 / energy
+        return math.log(energy * nmse) - math.log(size) - 2 * math.log(min(1.0, nmse)) * 0.3
+    return math.log(energy) - math.log(8.0 * max_bytes)
+
+
+def _write(point: Point, update: Float32Vector, layout: Layout) -> _Written:
+    if any(c.factors or c.indices.size for c in point.candidates):
+        data = wire.write(point.levels())
+    else:
+        data = bytes([wire.EMPTY])
+    try:
+        decoded = gather(Amgt().open(memoryview(data), layout), layout)
+    except CorruptPayload:  # beyond what the format holds: not finite in float32, or levels too far apart
+        return _Written(data, point.log_lambda, math.inf)
+    return _Written(data, point.log_lambda, math.sqrt(squared_error(decoded, update)))
+
+
+def _fewest_bytes(
+    points: list[Point], update: Float32Vector, layout: Layout, max_error: float, at: Any
+) -> _Written | None:
+    """The smallest written point within the error; lambda is lowered until rounding and centroids fit as well."""
+    best: _Written | None = None
+    for point in sorted(points, key=lambda p: p.bits)[:2]:
+        written = _write(point, update, layout)
+        shrink = 0.005
+        for _ in range(_RETRIES):
+            if written.error <= max_error:
+                break
+            point = at(point.log_lambda - shrink)
+            shrink *= 2
+            written = _write(point, update, layout)
+        if written.error <= max_error and (best is None or len(written.data) < len(best.data)):
+            best = written
+    return best
+
+
+def _least_error(
+    points: list[Point], update: Float32Vector, layout: Layout, max_bytes: int, at: Any
+) -> _Written | None:
+    """The written point of least error that fits; lambda is raised until the bytes do."""
+    best: _Written | None = None
+    for point in sorted(points, key=lambda p: p.distortion)[:2]:
+        written = _write(point, update, layout)
+        growth = 0.01
+        for _ in range(_RETRIES):
+            if len(written.data) <= max_bytes:
+                break
+            point = at(point.log_lambda + growth)
+            growth *= 2
+            written = _write(point, update, layout)
+        if len(written.data) <= max_bytes and (best is None or written.error < best.error):
+            best = written
+    return best

@@ -1,0 +1,140 @@
+"""Range asymmetric numeral systems: symbols to 16-bit words and back, several states side by side.
+
+Source: Duda 2013 (arXiv 1311.2540). States are 32-bit, renormalised by 16-bit words, so at most one word per symbol.
+Symbol i belongs to lane i mod `lanes`. One lane runs as a plain loop, quickest below some ten thousand symbols; many
+lanes run as numpy vectors. A lane costs 4 bytes, of which the decoder checks 16 bits: its last state must be 2^16.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from amgt_fed.codec.errors import CorruptPayload
+from amgt_fed.codec.symbols import SYMBOLS
+from amgt_fed.codec.tables import PRECISION, TOTAL
+
+_LOW = 1 << 16
+_MASK = TOTAL - 1
+MAX_LOG_LANES = 10
+_LOOKUP_TABLES = 24
+
+
+def log_lanes(bits: float) -> int:
+    """Binary logarithm of how many lanes to use: one while vectors would not pay, then under 1 % of the bits."""
+    lanes = int(bits / 3200)
+    return 0 if lanes < 16 else min(MAX_LOG_LANES, lanes.bit_length() - 1)
+
+
+def encode(frequency: NDArray[np.int64], start: NDArray[np.int64], log2_lanes: int) -> bytes:
+    """Encode symbols given as slots of their tables.
+
+    Args:
+        frequency: of each symbol in its table, >= 1.
+        start: running sum below each symbol in its table.
+        log2_lanes: 0 to MAX_LOG_LANES.
+
+    Returns:
+        The lanes' states (uint32) and then the words (uint16), little-endian.
+    """
+    if log2_lanes == 0:
+        return _encode_one(frequency, start)
+    lanes = 1 << log2_lanes
+    state = np.full(lanes, _LOW, np.int64)
+    emitted: list[NDArray[np.int64]] = []
+    for first in range((len(frequency) - 1) // lanes * lanes, -1, -lanes):
+        f, c = frequency[first : first + lanes], start[first : first + lanes]
+        x = state[: len(f)]
+        full = x >= f << (32 - PRECISION)
+        emitted.append((x & 0xFFFF)[full])
+        x = np.where(full, x >> 16, x)
+        quotient = x // f
+        state[: len(f)] = (quotient << PRECISION) + (x - quotient * f) + c
+    words = np.concatenate(emitted[::-1]) if emitted else np.zeros(0, np.int64)
+    return state.astype("<u4").tobytes() + words.astype("<u2").tobytes()
+
+
+def _encode_one(frequency: NDArray[np.int64], start: NDArray[np.int64]) -> bytes:
+    x = _LOW
+    words: list[int] = []
+    for f, c in zip(frequency[::-1].tolist(), start[::-1].tolist(), strict=True):
+        if x >= f << (32 - PRECISION):
+            words.append(x & 0xFFFF)
+            x >>= 16
+        x = (x // f << PRECISION) + x % f + c
+    return x.to_bytes(4, "little") + np.array(words[::-1], "<u2").tobytes()
+
+
+def decode(
+    data: memoryview, cumulative: NDArray[np.int64], table: NDArray[np.integer[Any]], log2_lanes: int
+) -> tuple[NDArray[np.int64], int]:
+    """Decode one symbol for each entry of `table`.
+
+    Args:
+        data: states and words; more may follow.
+        cumulative: running sums of every table in use, shape (tables, SYMBOLS + 1).
+        table: for each symbol, its row of `cumulative`.
+        log2_lanes: 0 to MAX_LOG_LANES.
+
+    Returns:
+        Symbols, and how many bytes of `data` they took.
+
+    Raises:
+        CorruptPayload: the words end early, or the last states are not what an encoder starts from.
+    """
+    lanes = 1 << log2_lanes
+    if len(data) < 4 * lanes:
+        raise CorruptPayload(f"entropy coder's {lanes} states need {4 * lanes} bytes; {len(data)} are left")
+    words = np.frombuffer(data[4 * lanes : len(data) - (len(data) & 1)], "<u2")
+    if log2_lanes == 0:
+        symbols, used = _decode_one(int.from_bytes(data[:4], "little"), words.tolist(), cumulative, table.tolist())
+        return np.array(symbols, np.int64), 4 + 2 * used
+    state = np.frombuffer(data[: 4 * lanes], "<u4").astype(np.int64)
+    start = cumulative[:, :-1].reshape(-1)
+    frequency = np.diff(cumulative, axis=1).reshape(-1)
+    edges = start + np.repeat(np.arange(len(cumulative)) << PRECISION, SYMBOLS)
+    # A few tables: 32 KiB each to look symbols up at once. Many: search, so that a small model needs little memory.
+    lookup = np.repeat(np.arange(edges.size, dtype=np.uint16), frequency) if len(cumulative) <= _LOOKUP_TABLES else None
+    symbols_out = np.empty(len(table), np.uint8)
+    position = 0
+    for first in range(0, len(table), lanes):
+        chosen = table[first : first + lanes].astype(np.int64)
+        x = state[: len(chosen)]
+        slot = x & _MASK
+        key = (chosen << PRECISION) + slot
+        entry = np.searchsorted(edges, key, side="right") - 1 if lookup is None else lookup[key].astype(np.int64)
+        symbols_out[first : first + lanes] = entry & (SYMBOLS - 1)
+        x = frequency[entry] * (x >> PRECISION) + slot - start[entry]
+        low = np.flatnonzero(x < _LOW)
+        if position + low.size > words.size:
+            raise CorruptPayload(f"entropy coder's words end after {words.size}")
+        x[low] = x[low] << 16 | words[position : position + low.size]
+        position += low.size
+        state[: len(chosen)] = x
+    if not (state == _LOW).all():
+        raise CorruptPayload("entropy coder does not end where an encoder starts; the payload was made up")
+    return symbols_out.astype(np.int64), 4 * lanes + 2 * position
+
+
+def _decode_one(x: int, words: list[int], cumulative: NDArray[np.int64], table: list[int]) -> tuple[list[int], int]:
+    sums = cumulative.tolist()
+    symbols: list[int] = []
+    position = 0
+    for row in table:
+        running = sums[row]
+        slot = x & _MASK
+        symbol = bisect_right(running, slot) - 1
+        symbols.append(symbol)
+        low = running[symbol]
+        x = (running[symbol + 1] - low) * (x >> PRECISION) + slot - low
+        if x < _LOW:
+            if position >= len(words):
+                raise CorruptPayload(f"entropy coder's words end after {len(words)}")
+            x = x << 16 | words[position]
+            position += 1
+    if x != _LOW:
+        raise CorruptPayload("entropy coder does not end where an encoder starts; the payload was made up")
+    return symbols, position
