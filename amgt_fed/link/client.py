@@ -88,6 +88,7 @@ class LinkClient:
             if reason == link_pb2.Goodbye.TAKEN_OVER:
                 raise TakenOver(f"another client connected as {self.name!r}; give each node a name of its own (--name)")
             if reason == link_pb2.Goodbye.RUN_OVER:
+                self._held.clear()  # nobody waits for what is still queued
                 log.info("node %s: the run is over", self.name)
                 if not self._stay:
                     return

@@ -71,9 +71,8 @@ def channel_options(limits: LinkLimits) -> list[tuple[str, int]]:
         ("grpc.http2.max_pings_without_data", 0),
         # A server that listens must be the only one: with SO_REUSEPORT a second would silently share the port.
         ("grpc.so_reuseport", 0),
-        # Pings from a client as often as our own clients send them are no abuse.
-        ("grpc.http2.min_ping_interval_without_data_ms", milliseconds // 2),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", milliseconds // 2),
+        # Each side pings as often as its own settings say; the other must not take that for an attack.
+        ("grpc.http2.max_ping_strikes", 0),
         # One connection per node, also of several in one process: a node's fate and its bytes are its own.
         ("grpc.use_local_subchannel_pool", 1),
         # A machine-wide proxy setting is for the web, not for a fleet's server.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -289,6 +290,28 @@ def test_a_full_federation_lets_nobody_in_until_there_is_room(
     first.stop()
     wait(lambda: server.node_ids() == [node_id_of("second")])
     assert not second.is_over
+
+
+def test_when_the_run_is_over_nothing_is_wanted_any_more(federation: Federation, wait: Wait) -> None:
+    server = federation.server()
+    client = federation.client(server, answers=lambda request: None)
+    wait(server.node_ids)
+    federation.send(server, 1, b"x")
+    wait(lambda: client.requests)
+    server.stop()
+    client.join()
+    assert not client.client.is_wanted(client.requests[0])
+
+
+def test_a_client_that_pings_often_is_not_taken_for_an_attacker(federation: Federation, wait: Wait) -> None:
+    # By default gRPC hangs up on the third ping that comes sooner than the server itself would send one: after 3 s.
+    server = federation.server(dataclasses.replace(LinkLimits(), keepalive_s=1000.0))
+    client = federation.client(server, limits=dataclasses.replace(LinkLimits(), keepalive_s=0.3))
+    wait(server.node_ids)
+    stream = server._nodes[node_id_of("a")].stream
+    time.sleep(4.5)
+    assert server._nodes[node_id_of("a")].stream is stream
+    assert not client.is_over
 
 
 def test_a_server_that_stops_leaves_no_message_unanswered(federation: Federation, wait: Wait) -> None:
