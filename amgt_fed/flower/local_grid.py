@@ -129,6 +129,10 @@ class LocalGrid(MailboxGrid):
                     _compute_with_one_thread()
                     reply = answer(self._client_app, message, self._context(message.metadata.dst_node_id))
                     self.mailbox.deliver(message_id, compat.isolated_copy(reply))
+            except Exception as error:  # a reply that cannot be copied; whoever waits for it must not wait for ever
+                log.exception("the reply of node %d is unusable", message.metadata.dst_node_id)
+                reason = f"unusable reply: {type(error).__name__}: {error}"
+                self.mailbox.fail(message_id, compat.CLIENT_APP_CRASHED, reason)
             finally:
                 self._turns.done(message)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -125,3 +127,17 @@ def test_a_message_cut_anywhere_is_a_message_or_a_wire_error(request_message: Me
         except WireError:
             refused += 1
     assert refused > 0.9 * len(whole)
+
+
+def test_no_other_module_imports_flowers_private_ones() -> None:
+    root = Path(__file__).parents[2]
+    public = {"flwr.app", "flwr.clientapp", "flwr.clientapp.mod", "flwr.serverapp", "flwr.serverapp.strategy"}
+    culprits = []
+    for path in [*root.glob("amgt_fed/**/*.py"), *root.glob("server/**/*.py"), *root.glob("clients/**/*.py")]:
+        if path == root / "amgt_fed" / "flower" / "compat.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            culprits += [f"{path}: {name}" for name in modules if name.startswith("flwr.") and name not in public]
+    assert culprits == []

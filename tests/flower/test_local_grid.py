@@ -74,6 +74,19 @@ def test_a_client_that_raises_or_answers_nonsense_is_an_error_reply_and_the_othe
     assert "returned NoneType" in (replies[2].error.reason or "")
 
 
+def test_a_reply_that_cannot_be_used_is_an_error_reply_and_not_a_hang() -> None:
+    def train(message: Message, context: Context) -> Message:
+        reply = number(1, message)
+        reply.__dict__["_content"] = {"m": object()}
+        return reply
+
+    with LocalGrid(app_of(train), 2, {}, workers=1) as grid:
+        replies = grid.send_and_receive(
+            [Message(RecordDict(), node, "train") for node in grid.get_node_ids()], timeout=20
+        )
+    assert [reply.error.code for reply in replies] == [compat.CLIENT_APP_CRASHED] * 2
+
+
 def test_replies_can_be_pulled_as_they_finish() -> None:
     release = threading.Event()
 
