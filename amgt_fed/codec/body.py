@@ -2,7 +2,7 @@
 
     kind       0: nothing survives, no more bytes; 1: lossless planes (lossless.py); 2: what follows
     flags      bits 0-3: binary logarithm of the entropy coder's lanes; bit 4: some tensor has survivors
-    [sparse]   if bit 4: step (the upper half of a float32), level table, shifts (two signed nibbles, first in the low)
+    [sparse]   if bit 4: step (the upper 3 bytes of a float32), level table, shifts (signed nibbles, first low)
     active     one bit per tensor, lowest first: whether it has anything
     tensors    for each active one: rank (1 byte);
                if rank: base exponent (zigzag varint), then for each term: unit (mantissa - 8 in bits 0-2, exponent
@@ -55,8 +55,8 @@ class Levels:
 
 
 def coarse_step(step: float) -> float:
-    """The largest step not above `step` that the body can hold: a float32 with a 7-bit mantissa."""
-    bits = int(np.array(min(step, 3e38), "<f4").view("<u4")) & 0xFFFF0000
+    """The largest step not above `step` that the body can hold: a float32 with a 15-bit mantissa."""
+    bits = int(np.array(min(step, 3e38), "<f4").view("<u4")) & 0xFFFFFF00
     return float(np.array(bits, "<u4").view("<f4"))
 
 
@@ -74,7 +74,7 @@ def write(content: Levels) -> bytes:
     level_table = 0
     if gaps:
         level_table = int(level_book().best(histograms(np.concatenate(symbols[first_level:])[None]))[0][0])
-        head += np.array(content.step, "<f4").tobytes()[2:]
+        head += np.array(content.step, "<f4").tobytes()[1:]
         head += bytes([level_table, (content.shifts.first & 15) | (content.shifts.others & 15) << 4])
     active = [bool(t.factors or t.indices.size) for t in content.tensors]
     head += np.packbits(np.array(active, np.uint8), bitorder="little").tobytes()
@@ -197,7 +197,7 @@ def read(body: memoryview, layout: Layout) -> tuple[Levels, tuple[float, ...]]:
         raise CorruptPayload(f"body's flags are {flags:#x}; this version knows lanes up to 2^10 and one flag")
     step, level_table, shifts = 0.0, 0, Shifts()
     if flags & _SPARSE_FLAG:
-        step = float(np.frombuffer(b"\0\0" + reader.take(2), "<f4")[0])
+        step = float(np.frombuffer(b"\0" + reader.take(3), "<f4")[0])
         if not 0 < step < np.inf:
             raise CorruptPayload(f"step is {step}; it must be finite and above 0")
         level_table, both = reader.byte(), reader.byte()

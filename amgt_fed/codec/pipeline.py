@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from amgt_fed.codec.errors import CorruptPayload, ImpossibleBudget
 from amgt_fed.codec.interface import CHUNK, Body, Codec, Opened, Piece, gather, squared_error
 from amgt_fed.codec.lowrank import EXACT64, Factors
 from amgt_fed.codec.quantize import Shifts, dequantize
-from amgt_fed.codec.search import Point, boundary, evaluate
+from amgt_fed.codec.search import Point, boundary, evaluate, relax, spend
 from amgt_fed.codec.tensor import TensorSource
 from amgt_fed.layout import Float32Vector, Layout
 
@@ -59,11 +59,10 @@ class Amgt(Codec):
         empty = Body(bytes([wire.EMPTY]), known)
         if energy == 0 or math.sqrt(energy) <= max_error < math.inf:
             return empty
-        exact: Body | None = None
-        if max_error == 0 or (max_error == math.inf and max_bytes is None):
-            return Body(bytes([wire.LOSSLESS]) + lossless.write(update), known)
+        exact = bytes([wire.LOSSLESS]) + lossless.write(update) if _may_be_exact(layout, max_error, max_bytes) else None
+        if exact is not None and (max_error == 0 or math.isinf(max_error)) and len(exact) <= (max_bytes or len(exact)):
+            return Body(exact, known)
         start = known.log_lambda if known else _first_guess(energy, layout.size, max_error, max_bytes)
-
         # From all of the energy for a bit, down to steps that float32 itself cannot resolve.
         span = (max(-600.0, math.log(energy) - math.log(layout.size) - 50), math.log(energy) + 5)
 
@@ -71,18 +70,30 @@ class Amgt(Codec):
             return evaluate(sources, log_lambda)
 
         if max_bytes is None:
-            points = boundary(lambda p: p.distortion <= max_error**2, at, start, rising=False, span=span)
+            limit = max_error**2
+
+            def error_excess(point: Point) -> float:
+                return math.log(max(point.distortion, 1e-300) / limit)
+
+            points = boundary(error_excess, at, start, rising=False, span=span)
+            points = [relax(p, sources, limit * (1 - 1e-6)) for p in _least(points, lambda p: p.bits)]
             best = _fewest_bytes(points, update, layout, max_error, at)
             if best is None or len(best.data) > 2 * layout.size:
-                exact = Body(bytes([wire.LOSSLESS]) + lossless.write(update))
+                exact = exact or bytes([wire.LOSSLESS]) + lossless.write(update)
         else:
-            points = boundary(lambda p: _estimate(p, layout) <= max_bytes, at, start, rising=True, span=span)
+            room = max(1.0, 8 * (max_bytes - _fixed_bytes(layout)))
+
+            def byte_excess(point: Point) -> float:
+                return math.log(max(point.bits, 1e-3) / room)
+
+            points = boundary(byte_excess, at, start, rising=True, span=span)
+            points = [spend(p, sources, room) for p in _least(points, lambda p: p.distortion)]
             best = _least_error(points, update, layout, max_bytes, at)
             if best is None:
                 return empty
-        if exact is not None and (best is None or len(exact.data) < len(best.data)):
-            return Body(exact.data, known)
-        assert best is not None
+        if best is None or (max_bytes is None and exact is not None and len(exact) < len(best.data)):
+            assert exact is not None
+            return Body(exact, known)
         warmed = {s.name: source.warm for s, source in zip(layout.segments, sources, strict=True)}
         return Body(best.data, PipelineState(best.log_lambda, {n: w for n, w in warmed.items() if w is not None}))
 
@@ -164,8 +175,18 @@ def _scaled(bound: int, factors: Factors) -> float:
         return math.inf
 
 
-def _estimate(point: Point, layout: Layout) -> float:
-    return point.bits / 8 + 12 + len(layout.segments) / 8
+def _fixed_bytes(layout: Layout) -> float:
+    """Kind, flags, step, table, shifts, one lane's state, bitmap, and rounding up to whole bytes and words."""
+    return 13 + len(layout.segments) / 8
+
+
+def _may_be_exact(layout: Layout, max_error: float, max_bytes: int | None) -> bool:
+    """Whether losslessness is asked for, or so many bytes are allowed that it may fit."""
+    return (max_error == 0) if max_bytes is None and math.isfinite(max_error) else (max_bytes or 1e18) > 2 * layout.size
+
+
+def _least(points: list[Point], key: Callable[[Point], float]) -> list[Point]:
+    return sorted(points, key=key)[:2]
 
 
 def _first_guess(energy: float, size: int, max_error: float, max_bytes: int | None) -> float:
@@ -193,7 +214,7 @@ def _fewest_bytes(
 ) -> _Written | None:
     """The smallest written point within the error; lambda is lowered until rounding and centroids fit as well."""
     best: _Written | None = None
-    for point in sorted(points, key=lambda p: p.bits)[:2]:
+    for point in points:
         written = _write(point, update, layout)
         shrink = 0.005
         for _ in range(_RETRIES):
@@ -212,7 +233,7 @@ def _least_error(
 ) -> _Written | None:
     """The written point of least error that fits; lambda is raised until the bytes do."""
     best: _Written | None = None
-    for point in sorted(points, key=lambda p: p.distortion)[:2]:
+    for point in points:
         written = _write(point, update, layout)
         growth = 0.01
         for _ in range(_RETRIES):

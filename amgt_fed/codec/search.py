@@ -13,8 +13,11 @@ from amgt_fed.codec.quantize import best_shifts
 from amgt_fed.codec.tensor import SPARSE_PRICE, Candidate, TensorSource
 
 _BRACKET = math.log(4.0)
-_CLOSE = 0.03  # in log lambda
+_CLOSE = 0.002  # in log lambda
+_NEAR = 0.003  # in log error or log bytes
 _MAX_EVALUATIONS = 40
+_MAX_NARROWING = 9
+_SWAPS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,7 @@ class Point:
 
     @property
     def distortion(self) -> float:
-        """Squared error, before centroids and float32 rounding."""
+        """Squared error, before float32 rounding."""
         return sum(candidate.distortion for candidate in self.candidates)
 
     @property
@@ -52,37 +55,47 @@ def evaluate(sources: list[TensorSource], log_lambda: float) -> Point:
 
 
 def boundary(
-    fits: Callable[[Point], bool], at: Callable[[float], Point], start: float, rising: bool, span: tuple[float, float]
+    excess: Callable[[Point], float],
+    at: Callable[[float], Point],
+    start: float,
+    *,
+    rising: bool,
+    span: tuple[float, float],
 ) -> list[Point]:
-    """Points on both sides of where `fits` changes, the last few within `_CLOSE` of it.
+    """Points that fit a budget, up to where it is spent.
 
     Args:
-        fits: whether a point meets the budget.
+        excess: logarithm of what a point takes over what the budget allows; it fits at 0 or below.
         at: evaluates log lambda.
         start: first log lambda to try.
-        span: log lambdas to stay within.
         rising: True when larger lambdas fit (a budget of bytes), False when smaller do (a budget of error).
+        span: log lambdas to stay within.
 
     Returns:
         Every point that fits, in the order tried; empty if none was found.
     """
-    inside: float | None = None
-    outside: float | None = None
-    fitting: list[Point] = []
     low, high = span
     position = min(max(start, low), high)
-    stride = _BRACKET
+    inside: tuple[float, float] | None = None
+    outside: tuple[float, float] | None = None
+    fitting: list[Point] = []
+    stride, narrowing = _BRACKET, 0
     for _ in range(_MAX_EVALUATIONS):
         point = at(position)
-        if fits(point):
+        over = excess(point)
+        if over <= 0:
             fitting.append(point)
-            inside = position
+            inside = (position, over)
         else:
-            outside = position
+            outside = (position, over)
         if inside is not None and outside is not None:
-            if abs(inside - outside) < _CLOSE:
+            gap = outside[0] - inside[0]
+            narrowing += 1
+            if abs(gap) < _CLOSE or -_NEAR < inside[1] <= 0 or narrowing > _MAX_NARROWING:
                 break
-            position = (inside + outside) / 2
+            # The excess is nearly linear in log lambda, but for jumps in rank: interpolate, yet always cut off some.
+            share = -inside[1] / max(outside[1] - inside[1], 1e-300) if math.isfinite(inside[1]) else 0.5
+            position = inside[0] + gap * min(max(share - 0.02, 0.15), 0.85)
         else:
             upwards = rising if inside is None else not rising
             if position == (high if upwards else low):
@@ -90,3 +103,48 @@ def boundary(
             position = min(position + stride, high) if upwards else max(position - stride, low)
             stride *= 1.6
     return fitting
+
+
+def spend(point: Point, sources: list[TensorSource], max_bits: float) -> Point:
+    """Use what is left of a budget of bits: swap in, tensor by tensor, what saves most error per bit and still fits.
+
+    Only candidates already looked at are used, and of those with survivors only such as share the point's step.
+    """
+
+    def gain(now: Candidate, other: Candidate, room: float) -> float:
+        extra, saved = other.bits - now.bits, now.distortion - other.distortion
+        return saved / max(extra, 1e-3) if saved > 1e-9 * now.distortion and extra <= room else 0.0
+
+    return _swap(point, sources, lambda p: max_bits - p.bits, gain)
+
+
+def relax(point: Point, sources: list[TensorSource], max_distortion: float) -> Point:
+    """Use what is left of a budget of error: swap in what saves most bits per error and still fits."""
+
+    def gain(now: Candidate, other: Candidate, room: float) -> float:
+        extra, saved = other.distortion - now.distortion, now.bits - other.bits
+        return saved / max(extra, 1e-6 * max_distortion) if saved > 0.5 and extra <= room else 0.0
+
+    return _swap(point, sources, lambda p: max_distortion - p.distortion, gain)
+
+
+def _swap(
+    point: Point,
+    sources: list[TensorSource],
+    room_of: Callable[[Point], float],
+    gain: Callable[[Candidate, Candidate, float], float],
+) -> Point:
+    for _ in range(_SWAPS):
+        room = room_of(point)
+        best, place, swapped = 0.0, -1, None
+        for index, (now, source) in enumerate(zip(point.candidates, sources, strict=True)):
+            for other in source.seen:
+                if other.levels.size and other.step != point.step:
+                    continue
+                if (value := gain(now, other, room)) > best:
+                    best, place, swapped = value, index, other
+        if swapped is None:
+            break
+        chosen = (*point.candidates[:place], swapped, *point.candidates[place + 1 :])
+        point = Point(point.log_lambda, point.step, chosen)
+    return point

@@ -9,14 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amgt_fed.codec.lowrank import MAX_RANK, Factors, Subspace, factorize, leading, worthwhile
-from amgt_fed.codec.quantize import LARGEST_LEVEL, Shifts, dequantize, worth
+from amgt_fed.codec.quantize import GRID, LARGEST_LEVEL, best_shifts, worth
 from amgt_fed.codec.symbols import SYMBOLS, WIDTH, to_symbols
 from amgt_fed.codec.tables import gap_book, level_book
 from amgt_fed.layout import Float32Vector
 
-_SAMPLE_SHIFTS = Shifts()
 # lambda / step^2: squared error, in steps, that one bit must save. Swept on real updates; high-rate theory has 0.116.
-SPARSE_PRICE, FACTOR_PRICE = 0.16, 0.16
+SPARSE_PRICE, FACTOR_PRICE = 0.1, 0.16
 _SHARES = (0.0, 0.4, 0.7, 1.0)
 _RELEARN = 1.35
 TERM_BYTES = 3  # unit, and one table for each factor
@@ -28,6 +27,7 @@ class Candidate:
 
     distortion: float
     bits: float
+    step: float  # of the survivors
     factors: Factors | None
     indices: NDArray[np.int64]  # survivors of the residual, increasing
     levels: NDArray[np.int64]  # signed, never 0
@@ -46,6 +46,7 @@ class TensorSource:
         self.energy = float(np.dot(values.astype(np.float64), values.astype(np.float64)))
         self.matrix: NDArray[np.float32] | None = None
         self.space: Subspace | None = None
+        self.seen: list[Candidate] = []
         self._learned, self._share = 0.0, 1.0
         if (sides := matrix_shape(shape)) is not None and self.energy > 0:
             self.matrix = values.reshape(sides)
@@ -63,7 +64,8 @@ class TensorSource:
         stays within a factor of `_RELEARN`: a search ends with many lambdas close together.
         """
         if self.matrix is None or self.space is None:
-            return self.at_rank(0, lam, sparse_step)
+            self.seen.append(self.at_rank(0, lam, sparse_step))
+            return self.seen[-1]
         m, n = self.matrix.shape
         expected = worthwhile(self.space.values, m, n, math.sqrt(lam / FACTOR_PRICE))
         expected = min(expected, rank_limit(self.matrix.shape))
@@ -71,6 +73,7 @@ class TensorSource:
         shares = (self._share,) if near else _SHARES
         ranks = sorted({math.ceil(share * expected) for share in shares})
         candidates = [self.at_rank(rank, lam, sparse_step) for rank in ranks]
+        self.seen += candidates
         best = min(range(len(ranks)), key=lambda place: candidates[place].cost(lam))
         if not near:
             self._learned, self._share = lam, ranks[best] / expected if expected else 1.0
@@ -139,9 +142,10 @@ def _sparse(residual: Float32Vector, energy: float, lam: float, step: float) -> 
     magnitudes = np.clip(np.floor(scaled + 0.42), 1, LARGEST_LEVEL).astype(np.int64)
     levels = np.where(residual[indices] < 0, -magnitudes, magnitudes)
     kept = residual[indices].astype(np.float64)
-    lost = kept - dequantize(levels, step, _SAMPLE_SHIFTS)
-    distortion = max(0.0, energy - float(np.dot(kept, kept))) + float(np.dot(lost, lost))
-    return Candidate(distortion, sparse_bits(indices, magnitudes), None, indices, levels, scaled)
+    shifts = best_shifts(scaled, magnitudes)
+    lost = scaled - magnitudes - np.where(magnitudes == 1, shifts.first, shifts.others) / GRID
+    distortion = max(0.0, energy - float(np.dot(kept, kept))) + step * step * float(np.dot(lost, lost))
+    return Candidate(distortion, sparse_bits(indices, magnitudes), step, None, indices, levels, scaled)
 
 
 def _float32(threshold: float) -> np.float32:
