@@ -1,0 +1,67 @@
+"""From configuration to objects, alike in every process; what this machine cannot do is said by key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from amgt_fed.config import from_flat
+from amgt_fed.errors import ConfigError
+from amgt_fed.setup import build, pick_device
+
+TINY = {"task": "tests.helpers.tiny_task:Tiny"}
+
+
+def test_the_initial_model_follows_from_the_seed_and_disturbs_no_generator() -> None:
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    one = build(from_flat({**TINY, "seed": 5})).fresh_model().read()
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(7)
+    assert build(from_flat({**TINY, "seed": 5})).fresh_model().read().tobytes() == one.tobytes()
+    assert build(from_flat({**TINY, "seed": 6})).fresh_model().read().tobytes() != one.tobytes()
+
+
+def test_the_local_rate_falls_by_equation_10() -> None:
+    setup = build(from_flat({**TINY, "client.lr": 0.1, "client.lr_decay": 0.5}))
+    assert [setup.local_settings(k).lr for k in (1, 2, 3)] == pytest.approx([0.1, 0.1 / 1.5, 0.05])
+
+
+def test_the_nearest_data_directory_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("own", "run", "env"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("AMGT_DATA", str(tmp_path / "env"))
+    plain, named = from_flat(TINY), from_flat({**TINY, "data_dir": str(tmp_path / "run")})
+    assert build(plain).task.settings.data_dir == tmp_path / "env"
+    assert build(named).task.settings.data_dir == tmp_path / "run"
+    assert build(named, data_dir=str(tmp_path / "own")).task.settings.data_dir == tmp_path / "own"
+    monkeypatch.delenv("AMGT_DATA")
+    assert build(plain).task.settings.data_dir is None
+
+
+def test_every_partition_key_and_option_reaches_the_task() -> None:
+    keys = {
+        "seed": 9,
+        "partition.num_clients": 11,
+        "partition.scheme": "shards",
+        "partition.alpha": 0.25,
+        "partition.shards_per_client": 3,
+        "partition.min_examples": 2,
+        "options.depth": 4,
+    }
+    settings = build(from_flat({**TINY, **keys})).task.settings
+    assert (settings.seed, settings.num_clients, settings.scheme, settings.alpha) == (9, 11, "shards", 0.25)
+    assert (settings.shards_per_client, settings.min_examples, settings.options) == (3, 2, {"depth": 4})
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_a_device_that_is_not_there_is_refused_and_auto_takes_the_processor() -> None:
+    assert pick_device("auto") == torch.device("cpu")
+    for name in ("cuda", "cuda:1"):
+        with pytest.raises(ConfigError, match=f"'{name}'.*use device = auto or cpu"):
+            pick_device(name)
+    if not torch.backends.mps.is_available():
+        with pytest.raises(ConfigError, match="'mps'"):
+            pick_device("mps")
