@@ -11,13 +11,20 @@ from amgt_fed.codec.dense import Dense
 from amgt_fed.codec.errors import UnknownCodec, UnsupportedPayload
 from amgt_fed.codec.frame import NAMED_CODEC
 from amgt_fed.codec.interface import Codec
+from amgt_fed.codec.peers_rotation import Eden, PowerSgd
+from amgt_fed.codec.peers_scalar import Float16, Int8, Sign
+from amgt_fed.codec.peers_sparse import Qsgd, Stc, TopK
 from amgt_fed.codec.pipeline import Amgt
+from amgt_fed.codec.unbiased import Unbiased
 
 CodecFactory: TypeAlias = Callable[..., Codec]
 ENTRY_POINT_GROUP = "amgt_fed.codecs"
 
 
-_BUILT_IN: dict[str, CodecFactory] = {factory.name: factory for factory in (Amgt, Deadzone, Dense)}
+_BUILT_IN: dict[str, CodecFactory] = {
+    factory.name: factory
+    for factory in (Amgt, Unbiased, Deadzone, Dense, Float16, Int8, Qsgd, TopK, Stc, Sign, Eden, PowerSgd)
+}
 
 
 def codec_names() -> tuple[str, ...]:

@@ -72,7 +72,7 @@ def boundary(
         span: log lambdas to stay within.
 
     Returns:
-        Every point that fits, in the order tried; empty if none was found.
+        The last two points that fit; empty if none was found.
     """
     low, high = span
     position = min(max(start, low), high)
@@ -84,7 +84,7 @@ def boundary(
         point = at(position)
         over = excess(point)
         if over <= 0:
-            fitting.append(point)
+            fitting = [*fitting[-1:], point]
             inside = (position, over)
         else:
             outside = (position, over)

@@ -18,6 +18,7 @@ from amgt_fed.layout import Float32Vector
 SPARSE_PRICE, FACTOR_PRICE = 0.1, 0.16
 _SHARES = (0.0, 0.4, 0.7, 1.0)
 _RELEARN = 1.35
+_KEPT_SURVIVORS = 2000
 TERM_BYTES = 3  # unit, and one table for each factor
 
 
@@ -64,8 +65,9 @@ class TensorSource:
         stays within a factor of `_RELEARN`: a search ends with many lambdas close together.
         """
         if self.matrix is None or self.space is None:
-            self.seen.append(self.at_rank(0, lam, sparse_step))
-            return self.seen[-1]
+            only = self.at_rank(0, lam, sparse_step)
+            self.seen += [only] if only.levels.size <= _KEPT_SURVIVORS else []
+            return only
         m, n = self.matrix.shape
         expected = worthwhile(self.space.values, m, n, math.sqrt(lam / FACTOR_PRICE))
         expected = min(expected, rank_limit(self.matrix.shape))
@@ -73,7 +75,8 @@ class TensorSource:
         shares = (self._share,) if near else _SHARES
         ranks = sorted({math.ceil(share * expected) for share in shares})
         candidates = [self.at_rank(rank, lam, sparse_step) for rank in ranks]
-        self.seen += candidates
+        # Long lists of survivors are not kept: they fit one step only, and would outgrow the update.
+        self.seen += [candidate for candidate in candidates if candidate.levels.size <= _KEPT_SURVIVORS]
         best = min(range(len(ranks)), key=lambda place: candidates[place].cost(lam))
         if not near:
             self._learned, self._share = lam, ranks[best] / expected if expected else 1.0
