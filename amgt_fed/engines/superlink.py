@@ -159,7 +159,7 @@ def superlink(
         "FLWR_HOME": str(directory / "home"),
     }
     try:
-        with Children(job.run_dir / "logs", settings, scratch=[directory, *scratch]) as children:
+        with Children(job.run_dir / "logs", settings, grace_s=3.0, scratch=[directory, *scratch]) as children:
             arguments = ["--insecure", "--host", LOOPBACK, "--port", str(port), *options]
             children.start("superlink", [command, *arguments])
             wait_until(lambda: is_healthy(port), "the SuperLink to answer", children, START_S)
