@@ -1,0 +1,1 @@
+"""Experiments: what is claimed, computed again, with tables, figures and a page."""

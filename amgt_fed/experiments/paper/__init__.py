@@ -1,0 +1,6 @@
+"""The paper, reproduced: every claim beside what was computed, with a verdict that the computation gives."""
+
+from .claims import Claim, Curve, Effort, Figure, Section, Table, Verdict
+from .report import PaperReport, reproduce, write
+
+__all__ = ["Claim", "Curve", "Effort", "Figure", "PaperReport", "Section", "Table", "Verdict", "reproduce", "write"]
