@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import click
 from rich.console import Console
 from rich.text import Text
 
@@ -24,6 +25,14 @@ def reporting(*, debug: bool) -> Iterator[None]:
         yield
     except AMGTFedError as error:
         _exit(str(error), FAILURE, debug)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(FAILURE)
+    except click.UsageError as error:  # an unknown option, a number that is none
+        command = error.ctx.command_path if error.ctx is not None else "amgt-fed"
+        _exit(f"{error.format_message().rstrip('.')}; `{command} --help` lists what there is", FAILURE, debug)
+    except click.Abort:
+        _exit("interrupted; `amgt-fed run --resume DIR` goes on where the run directory stands", INTERRUPTED, debug)
     except BrokenPipeError:
         sys.stderr.close()  # the reader is gone (`| head`); there is nobody to tell
         sys.exit(FAILURE)

@@ -22,18 +22,25 @@ for module in (run, runs, config, doctor):
     module.register(app)
 
 
-@app.callback()
-def root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False,
-) -> None:
-    """Federated training with the AMGT optimizer, compressed updates and a convergence certificate."""
-    del debug  # read from the arguments by `main`, so that it may stand after the command as well
-    if version:
+def _print_version(asked: bool) -> None:
+    if asked:
         import amgt_fed
 
         print(amgt_fed.__version__)
         raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        # Eager: looked at before a missing command is complained of.
+        typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version),
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False,
+) -> None:
+    """Federated training with the AMGT optimizer, compressed updates and a convergence certificate."""
+    del version, debug  # the latter is read from the arguments by `main`: it may stand after the command as well
 
 
 def main() -> None:
@@ -41,7 +48,11 @@ def main() -> None:
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     with reporting(debug=debug):
-        app([argument for argument in arguments if argument != "--debug"], prog_name="amgt-fed")
+        # Not standalone: typer would print a wrong option as a box of several lines.
+        code = app(
+            [argument for argument in arguments if argument != "--debug"], prog_name="amgt-fed", standalone_mode=False
+        )
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 if __name__ == "__main__":
