@@ -60,6 +60,10 @@ ERRORS: dict[str, tuple[list[str], str]] = {
     "bad value": (["run", "--set", "client.lr=fast"], "client.lr = 'fast' is not allowed; give a number > 0"),
     "bad rounds": (["run", "--rounds", "0"], "rounds = 0"),
     "bad engine": (["run", "--engine", "spark"], "engine = 'spark' is not allowed; give local, grpc, ray, flower"),
+    "unknown option": (["run", "--round", "3"], "'--rounds'?); `amgt-fed run --help`"),
+    "unknown command": (["train"], "No such command 'train'; `amgt-fed --help`"),
+    "a word for a number": (["run", "--rounds", "ten"], "'ten' is not a valid integer"),
+    "missing argument": (["show"], "Missing argument 'RUN'"),
     "not key=value": (["run", "--set", "rounds"], "key=value"),
     "bad codec": (["run", *SMALL, "--set", "codec.uplink=zip"], "codec.uplink = 'zip'"),
     "bad budget": (["run", "--set", "codec.uplink_budget=bytes=1.5"], "codec.uplink_budget"),
@@ -245,6 +249,18 @@ def test_a_run_prints_a_table_within_80_columns_and_no_colour_codes_when_piped(c
     code, again, _ = cli("show", "r")
     assert code == 0
     assert again.strip().splitlines()[2:8] == out.strip().splitlines()[2:8]
+
+
+def test_version_and_help_are_no_errors_and_no_arguments_get_the_help(cli: Cli) -> None:
+    from amgt_fed import __version__
+
+    assert cli("--version") == (0, f"{__version__}\n", "")
+    code, out, err = cli("run", "--help")
+    assert (code, err) == (0, "")
+    assert "--resume" in out
+    code, out, err = cli()
+    assert code == 2
+    assert "doctor" in out + err
 
 
 def test_every_listing_fits_80_columns(cli: Cli) -> None:
