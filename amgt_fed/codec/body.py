@@ -1,6 +1,7 @@
 """The pipeline's bytes. This file and `frame.py` are the only ones that know offsets.
 
-    kind       0: nothing survives, no more bytes; 1: lossless planes (lossless.py); 2: what follows
+    kind       0: nothing survives, no more bytes; 1: lossless planes (lossless.py); 2: what follows;
+               3: a power of two (int16) that all values are multiplied by, then a body of kind 2
     flags      bits 0-3: binary logarithm of the entropy coder's lanes; bit 4: some tensor has survivors
     [sparse]   if bit 4: step (the upper 3 bytes of a float32), level table, shifts (signed nibbles, first low)
     active     one bit per tensor, lowest first: whether it has anything
@@ -30,7 +31,7 @@ from amgt_fed.codec.tables import gap_book, level_book
 from amgt_fed.codec.tensor import histograms, matrix_shape, rank_limit
 from amgt_fed.layout import Layout
 
-EMPTY, LOSSLESS, PIPELINE = 0, 1, 2
+EMPTY, LOSSLESS, PIPELINE, SCALED = 0, 1, 2, 3
 _SPARSE_FLAG = 16
 _BASE_RANGE = 512
 ONE_LANE_SYMBOLS = 1 << 16

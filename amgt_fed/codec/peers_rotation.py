@@ -218,7 +218,7 @@ def _signs(seed: int, block: int, size: int) -> NDArray[np.float64]:
     """Random signs from the generator's raw words, the same in every numpy."""
     words = np.random.PCG64([seed, block]).random_raw(-(-size // 64))
     bits = np.unpackbits(words.astype("<u8").view(np.uint8), count=size)
-    return 1.0 - 2.0 * bits
+    return np.asarray(1.0 - 2.0 * bits, np.float64)
 
 
 def _hadamard(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -229,4 +229,5 @@ def _hadamard(values: NDArray[np.float64]) -> NDArray[np.float64]:
         pairs = out.reshape(-1, 2, half)
         out = np.concatenate([pairs[:, :1] + pairs[:, 1:], pairs[:, :1] - pairs[:, 1:]], axis=1).reshape(-1)
         half *= 2
-    return out / math.sqrt(out.size)
+    scaled: NDArray[np.float64] = out / np.float64(math.sqrt(out.size))
+    return scaled

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +16,7 @@ from amgt_fed.codec import lossless
 from amgt_fed.codec.dense import DensePieces
 from amgt_fed.codec.errors import CorruptPayload, ImpossibleBudget
 from amgt_fed.codec.interface import CHUNK, Body, Codec, Opened, Piece, gather, squared_error
-from amgt_fed.codec.lowrank import EXACT64, Factors
+from amgt_fed.codec.lowrank import EXACT64
 from amgt_fed.codec.quantize import Shifts, dequantize
 from amgt_fed.codec.search import Point, boundary, evaluate, relax, spend
 from amgt_fed.codec.tensor import TensorSource
@@ -23,6 +24,8 @@ from amgt_fed.layout import Float32Vector, Layout
 
 _LARGEST = float(np.finfo(np.float32).max)
 _RETRIES = 12
+_SMALL, _BIG = 1e-15, 1e15  # largest magnitudes whose squares, summed, float32 holds
+_SCALE = struct.Struct("<Bh")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,28 @@ class Amgt(Codec):
         """The fewest bytes within `max_error`, or the least error within `max_bytes`; lossless without either."""
         if max_bytes is not None and max_bytes < 1:
             raise ImpossibleBudget(f"the budget leaves {max_bytes} bytes for amgt's body; it needs 1")
+        top = float(np.abs(update).max(initial=0.0))
+        if top == 0 or _SMALL <= top <= _BIG:
+            return self._compress(update, layout, max_error, max_bytes, state)
+        # Squares of such values leave float32: encode them in units of a power of two, which is exact to undo.
+        exponent = math.frexp(top)[1]
+        room = None if max_bytes is None else max(1, max_bytes - _SCALE.size)
+        scaled_error = math.ldexp(min(max_error, 1e300), -exponent) if max_error < math.inf else max_error
+        inner = self._compress(np.ldexp(update, -exponent), layout, scaled_error, room, None).data
+        if inner[0] == wire.PIPELINE:
+            data = _SCALE.pack(wire.SCALED, exponent) + inner
+            if (max_bytes is None or len(data) <= max_bytes) and _error(data, update, layout) <= min(
+                max_error, _LARGEST
+            ):
+                return Body(data)
+        elif inner[0] == wire.EMPTY:
+            return Body(inner)
+        exact = bytes([wire.LOSSLESS]) + lossless.write(update)
+        return Body(exact if max_bytes is None or len(exact) <= max_bytes else bytes([wire.EMPTY]))
+
+    def _compress(
+        self, update: Float32Vector, layout: Layout, max_error: float, max_bytes: int | None, state: Any
+    ) -> Body:
         known = state if isinstance(state, PipelineState) else None
         warm = known.warm if known else {}
         sources = [TensorSource(values, s.shape, warm.get(s.name)) for s, values in layout.views(update)]
@@ -105,8 +130,14 @@ class Amgt(Codec):
         if kind == wire.LOSSLESS:
             return DensePieces(lossless.read(body[1:], layout.size))
         if kind == wire.PIPELINE:
-            return Pieces(*_checked(*wire.read(body, layout), layout))
-        raise CorruptPayload(f"amgt body of {len(body)} bytes starts with {kind}; this version knows kinds 0, 1, 2")
+            return Pieces(*_checked(*wire.read(body, layout), layout, 0))
+        if kind == wire.SCALED and len(body) > _SCALE.size:
+            exponent = _SCALE.unpack(body[: _SCALE.size])[1]
+            if abs(exponent) > 200:
+                raise CorruptPayload(f"body is in units of 2^{exponent}; float32 has none beyond 2^200")
+            inner = wire.read(body[_SCALE.size :], layout)
+            return Scaled(Pieces(*_checked(*inner, layout, exponent)), exponent)
+        raise CorruptPayload(f"amgt body of {len(body)} bytes starts with {kind}; this version knows kinds 0 to 3")
 
 
 class Pieces(Opened):
@@ -143,6 +174,26 @@ class Pieces(Opened):
         return tuple(t.factors.rank if t.factors else 0 for t in self._content.tensors)
 
 
+class Scaled(Opened):
+    """Pieces in units of a power of two."""
+
+    def __init__(self, inner: Pieces, exponent: int) -> None:
+        self._inner, self._exponent = inner, exponent
+
+    def pieces(self) -> Iterator[Piece]:
+        """Yield the inner pieces times 2^exponent; exact but for denormals, which round alike everywhere."""
+        for piece in self._inner.pieces():
+            yield Piece(np.ldexp(piece.values, self._exponent), piece.start, piece.indices)
+
+    def tensor_bytes(self) -> tuple[float, ...]:
+        """As inside."""
+        return self._inner.tensor_bytes()
+
+    def ranks(self) -> tuple[int, ...]:
+        """As inside."""
+        return self._inner.ranks()
+
+
 @dataclass(frozen=True, slots=True)
 class _Written:
     data: bytes
@@ -151,7 +202,7 @@ class _Written:
 
 
 def _checked(
-    content: wire.Levels, shares: tuple[float, ...], layout: Layout
+    content: wire.Levels, shares: tuple[float, ...], layout: Layout, exponent: int
 ) -> tuple[wire.Levels, Layout, tuple[float, ...]]:
     """Refuse sums that are not exact and values that are not finite."""
     for tensor, segment in zip(content.tensors, layout.segments, strict=True):
@@ -160,17 +211,17 @@ def _checked(
             bound = tensor.factors.bound()
             if bound >= EXACT64:
                 raise CorruptPayload(f"factors of {segment.name!r} reach {bound}; exact sums end at 2^53")
-            reach = _scaled(bound, tensor.factors)
+            reach = _times_power(float(bound), tensor.factors.base)
         if tensor.levels.size:
             reach += (float(np.abs(tensor.levels).max()) + 1) * content.step
-        if not reach <= _LARGEST:
+        if not reach <= _LARGEST or not _times_power(reach, exponent) <= _LARGEST:
             raise CorruptPayload(f"values of {segment.name!r} reach {reach}; float32 ends at {_LARGEST:.4g}")
     return content, layout, shares
 
 
-def _scaled(bound: int, factors: Factors) -> float:
+def _times_power(value: float, exponent: int) -> float:
     try:
-        return math.ldexp(float(bound), factors.base)
+        return math.ldexp(value, exponent)
     except OverflowError:
         return math.inf
 
@@ -202,11 +253,15 @@ def _write(point: Point, update: Float32Vector, layout: Layout) -> _Written:
         data = wire.write(point.levels())
     else:
         data = bytes([wire.EMPTY])
+    return _Written(data, point.log_lambda, _error(data, update, layout))
+
+
+def _error(data: bytes, update: Float32Vector, layout: Layout) -> float:
     try:
         decoded = gather(Amgt().open(memoryview(data), layout), layout)
     except CorruptPayload:  # beyond what the format holds: not finite in float32, or levels too far apart
-        return _Written(data, point.log_lambda, math.inf)
-    return _Written(data, point.log_lambda, math.sqrt(squared_error(decoded, update)))
+        return math.inf
+    return math.sqrt(squared_error(decoded, update))
 
 
 def _fewest_bytes(
@@ -242,6 +297,6 @@ def _least_error(
             point = at(point.log_lambda + growth)
             growth *= 2
             written = _write(point, update, layout)
-        if len(written.data) <= max_bytes and (best is None or written.error < best.error):
+        if len(written.data) <= max_bytes and written.error < math.inf and (best is None or written.error < best.error):
             best = written
     return best

@@ -79,9 +79,8 @@ class Unbiased(Amgt):
         opened: Opened = self.open(memoryview(data), layout)
         out = update.astype(np.float64)
         for piece in opened.pieces():
-            out[
-                piece.indices if piece.indices is not None else slice(piece.start, piece.start + piece.values.size)
-            ] -= piece.values
+            place = slice(piece.start, piece.start + piece.values.size) if piece.indices is None else piece.indices
+            out[place] -= piece.values
         return math.sqrt(float(np.dot(out, out)))
 
 
