@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 from torch import nn
 
-from amgt_fed.config import RunConfig, from_flat, merge, to_flat
+from amgt_fed.config import RunConfig, merge, to_flat
 from amgt_fed.config.schema import Scalar
 from amgt_fed.engines import Job, get_engine
 from amgt_fed.errors import AMGTFedError, CodecError, ConfigError, EngineError, StateError, TaskError
@@ -22,7 +22,7 @@ from amgt_fed.runs import RoundRecord, RunDirectory, RunSummary, load_checkpoint
 from amgt_fed.runs.report import write_report
 from amgt_fed.runs.table import Row, comparison
 from amgt_fed.runs.watch import watching
-from amgt_fed.setup import Setup, build
+from amgt_fed.setup import Setup, build, resolve
 from amgt_fed.tasks import Task
 
 RESUMABLE = ("baseline.run", "data_dir", "engine", "rounds", "workers")
@@ -80,7 +80,8 @@ def run(
     """Train a federation, and dense FedAvg beside it unless `baseline={"run": False}`.
 
     Args:
-        config: a `RunConfig`, or keys by their dotted names; the defaults otherwise.
+        config: a complete `RunConfig`, or keys by their dotted names; what they leave out is the task's own default,
+            where it has one, or the schema's.
         task: a task's name, `module:Class`, or the class itself.
         resume: a run directory to go on with, instead of a new run; only `RESUMABLE` keys may change.
         on_round: see `OnRound`.
@@ -104,8 +105,10 @@ def run(
     else:
         if not isinstance(config, RunConfig | Mapping | None):
             raise ConfigError(f"config is {config!r}; give a RunConfig, or keys and values (task=... names a task)")
-        start = config if isinstance(config, RunConfig) else from_flat(dict(_flatten(config or {})))
-        resolved = merge(start, overrides)
+        if isinstance(config, RunConfig):  # complete as it stands: the task's defaults are in it already, or unwanted
+            resolved = merge(config, overrides)
+        else:
+            resolved = resolve({**dict(_flatten(config or {})), **overrides})
     places = {"out": str(_run_path(resolved))}
     if resolved.data_dir:  # the engines' processes may work in another directory
         places["data_dir"] = str(Path(resolved.data_dir).expanduser().resolve())

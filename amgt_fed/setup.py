@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import torch
 from torch import nn
 
 from amgt_fed.codec import Codec, CodecError, codec_names, get_codec
-from amgt_fed.config import RunConfig
+from amgt_fed.config import RunConfig, from_flat, merge
+from amgt_fed.config.schema import Scalar
 from amgt_fed.errors import ConfigError, TaskError
 from amgt_fed.federated.budgets import BudgetRule
 from amgt_fed.federated.client import Compression
@@ -19,7 +21,7 @@ from amgt_fed.federated.server import Downlink
 from amgt_fed.federated.server_optimizer import OptimizerSettings
 from amgt_fed.flower.generators import seeded_generators
 from amgt_fed.schedules import InverseTime
-from amgt_fed.tasks import FlatModel, LocalSettings, Task, TaskSettings, load_task
+from amgt_fed.tasks import FlatModel, LocalSettings, Task, TaskSettings, find_task, load_task
 
 DATA_VARIABLE = "AMGT_DATA"
 
@@ -74,6 +76,22 @@ class Setup:
         """What the server does with the aggregate."""
         server = self.config.server
         return OptimizerSettings(server.optimizer, server.lr, server.lr_decay, server.momentum, server.beta2)
+
+
+def resolve(keys: Mapping[str, Scalar]) -> RunConfig:
+    """The complete configuration: `keys` over the task's own defaults over the schema's.
+
+    Args:
+        keys: dotted keys, as the user gave them.
+
+    Raises:
+        ConfigError: an unknown key or a bad value.
+        TaskError: there is no such task.
+    """
+    name = keys.get("task", RunConfig().task)
+    if not isinstance(name, str):
+        return from_flat(keys)  # refused there, with what is allowed
+    return merge(from_flat(dict(find_task(name).defaults)), keys)
 
 
 def build(config: RunConfig, *, data_dir: str = "", device: str = "") -> Setup:

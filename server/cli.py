@@ -17,7 +17,6 @@ from amgt_fed.cli.service import run_service, security
 from amgt_fed.errors import AMGTFedError, ConfigError, EngineError, StateError
 
 if TYPE_CHECKING:
-    from amgt_fed.config import RunConfig
     from amgt_fed.flower.link_grid import LinkGrid
     from amgt_fed.link import LinkLimits
 
@@ -116,6 +115,7 @@ def _run_config(
 ) -> dict[str, Scalar]:
     """The flat run configuration; our own app's is checked against the schema, another's is taken as it is."""
     from amgt_fed.config import merge, parse_override, to_flat
+    from amgt_fed.setup import resolve
 
     keys = dict(parse_override(text) for text in overrides)
     if not own:
@@ -128,20 +128,12 @@ def _run_config(
         from amgt_fed.api import resumed_config
 
         # A unit file gives the same --config at every start; what it asks for must still be what the run does.
-        asked = {**(to_flat(_schema_config(path)) if path is not None else {}), **keys}
+        asked = {**(to_flat(resolve(_read_flat(path))) if path is not None else {}), **keys}
         return to_flat(resumed_config(out, {key: asked[key] for key in asked.keys() - {"out", "resume"}}))
-    settings = merge(_schema_config(path), keys)
+    settings = resolve({**(_read_flat(path) if path is not None else {}), **keys})
     if not settings.out:
         settings = merge(settings, {"out": str(Path("runs").resolve() / f"{settings.task}-{os.getpid()}")})
     return to_flat(settings)
-
-
-def _schema_config(path: Path | None) -> RunConfig:
-    from amgt_fed.config import RunConfig, from_flat, from_toml
-
-    if path is None:
-        return RunConfig()
-    return from_flat(_read_flat(path)) if path.suffix == ".json" else from_toml(path)
 
 
 def _read_flat(path: Path) -> dict[str, Scalar]:

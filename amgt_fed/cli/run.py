@@ -59,8 +59,9 @@ def run(
         os.environ.setdefault(name, value)
     from amgt_fed import api
     from amgt_fed.cli.progress import RunProgress, print_result
-    from amgt_fed.config import RunConfig, from_toml, merge, parse_override
+    from amgt_fed.config import keys_of_toml, parse_override
     from amgt_fed.errors import ConfigError
+    from amgt_fed.setup import resolve
 
     flags: dict[str, Scalar | None] = {
         "task": task,
@@ -77,7 +78,7 @@ def run(
     keys = dict(parse_override(text) for text in set_ or [])
     keys.update({key: value for key, value in flags.items() if value is not None})
     if resume is None:
-        settings = merge(from_toml(config) if config else RunConfig(), keys)
+        settings = resolve({**(keys_of_toml(config) if config else {}), **keys})
     elif config is None:
         settings = api.resumed_config(resume, keys)
     else:

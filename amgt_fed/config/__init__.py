@@ -1,6 +1,15 @@
 """The one configuration schema, and the ways into it: TOML, `--set a.b=c`, Flower's run config, keywords."""
 
-from amgt_fed.config.load import describe_keys, from_flat, from_toml, merge, parse_override, to_flat, to_toml
+from amgt_fed.config.load import (
+    describe_keys,
+    from_flat,
+    from_toml,
+    keys_of_toml,
+    merge,
+    parse_override,
+    to_flat,
+    to_toml,
+)
 from amgt_fed.config.schema import (
     BaselineConfig,
     ClientConfig,
@@ -26,6 +35,7 @@ __all__ = [
     "describe_keys",
     "from_flat",
     "from_toml",
+    "keys_of_toml",
     "merge",
     "parse_override",
     "to_flat",

@@ -52,14 +52,25 @@ def from_toml(path: Path) -> RunConfig:
     Raises:
         ConfigError: the file cannot be read, is no TOML, or holds an unknown key or a bad value.
     """
+    return _validate(_read(path))
+
+
+def keys_of_toml(path: Path) -> dict[str, Scalar]:
+    """The dotted keys a TOML file gives, and no others: what it leaves out may come from elsewhere.
+
+    Raises:
+        ConfigError: the file cannot be read or is no TOML. Keys and values are checked by `from_flat`.
+    """
+    return dict(_flatten(_read(path)))
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"configuration file {path} cannot be read: {error}") from error
-    try:
-        return _validate(_normal_keys(tomllib.loads(text)))
+        return _normal_keys(tomllib.loads(path.read_text(encoding="utf-8")))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"configuration file {path} is not valid TOML: {error}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"configuration file {path} cannot be read: {error}") from error
 
 
 def to_toml(config: RunConfig) -> str:

@@ -2,7 +2,7 @@
 
 from amgt_fed.tasks.base import Examples, Task, TaskSettings
 from amgt_fed.tasks.flat import FlatModel
-from amgt_fed.tasks.registry import BUILT_IN, load_task
+from amgt_fed.tasks.registry import BUILT_IN, find_task, load_task
 from amgt_fed.tasks.training import LocalSettings, evaluate, train_locally
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Task",
     "TaskSettings",
     "evaluate",
+    "find_task",
     "load_task",
     "train_locally",
 ]

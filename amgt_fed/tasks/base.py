@@ -80,6 +80,8 @@ class Task(ABC):
     name: ClassVar[str] = ""
     primary_metric: ClassVar[str] = "accuracy"
     """The metric tables and plots show; the default `metrics` gives accuracy."""
+    defaults: ClassVar[Mapping[str, bool | int | float | str]] = {}
+    """Configuration, by dotted keys, that suits this task; it holds wherever the user says nothing else."""
 
     def __init__(self, settings: TaskSettings) -> None:
         self.settings = settings

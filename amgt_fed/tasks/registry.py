@@ -19,8 +19,8 @@ ENTRY_POINTS = "amgt_fed.tasks"
 """Installed packages add tasks under this entry point group."""
 
 
-def load_task(name: str, settings: TaskSettings) -> Task:
-    """Build a task: a built-in name, an entry point, or `module:Class` from the Python path or the working directory.
+def find_task(name: str) -> type[Task]:
+    """The class of a task: a built-in name, an entry point, or `module:Class` from the Python path or directory.
 
     Raises:
         TaskError: there is no such task, it cannot be imported, or it is not a `Task`.
@@ -32,13 +32,23 @@ def load_task(name: str, settings: TaskSettings) -> Task:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise TaskError(f"unknown task {name!r}; {hint}Built in: {', '.join(known)}. Your own: --task my_module:MyTask")
-    found = _import(module_name, name)
+    found: object = _import(module_name, name)
     for part in class_name.split("."):
         if not hasattr(found, part):
             raise TaskError(f"task {name!r}: module {module_name!r} has no {class_name!r}")
         found = getattr(found, part)
     if not (isinstance(found, type) and issubclass(found, Task)):
         raise TaskError(f"task {name!r} is {found!r}; it must be a subclass of amgt_fed.Task")
+    return found
+
+
+def load_task(name: str, settings: TaskSettings) -> Task:
+    """Build a task.
+
+    Raises:
+        TaskError: see `find_task`; or it cannot be built.
+    """
+    found = find_task(name)
     try:
         return found(settings)
     except AMGTFedError:
