@@ -42,6 +42,7 @@ def norms(record: RoundRecord) -> dict[str, float]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_every_engine_gives_the_bits_of_the_local_one(engine: str, reference: RunResult, tmp_path: Path) -> None:
     result = run(SETTINGS, engine=engine, out=str(tmp_path / "run"))
