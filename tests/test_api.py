@@ -241,7 +241,6 @@ def inside() -> type[Tiny]:
         ({"task": "digit"}, TaskError, "did you mean 'digits'"),
         ({"task": inside()}, TaskError, "inside a function"),
         ({"task": dict}, TaskError, r"a subclass of amgt_fed\.Task"),
-        ({"task": "__main__:Mine", "engine": "grpc"}, TaskError, "move it to a module of its own"),
         ({"task": "tests.helpers.tiny_task:Untested"}, ConfigError, "no test data.*evaluate = clients"),
         (
             {"task": "tests.helpers.tiny_task:Failing", "options": {"where": "model"}},
@@ -267,6 +266,15 @@ def test_what_cannot_work_is_refused_before_anything_starts(
         small(tmp_path / "run", **keys)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_task_of_the_program_itself_is_refused_where_other_processes_need_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["__main__"], "Mine", Tiny, raising=False)
+    with pytest.raises(TaskError, match="move it to a module of its own"):
+        small(tmp_path / "run", task="__main__:Mine", engine="grpc")
+    assert small(tmp_path / "run", task="__main__:Mine").summary.rounds == 3
 
 
 def test_a_budget_the_codec_cannot_keep_is_never_met_silently(tmp_path: Path) -> None:

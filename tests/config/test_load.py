@@ -60,7 +60,7 @@ REFUSED = [
     ("engine", "loca", ["engine", "'loca'", "local, grpc, ray, flower"]),
     ("engine", 3, ["engine", "3", "local, grpc, ray, flower"]),
     ("device", "gpu", ["device", "'gpu'", "auto, cpu, cuda, cuda:N or mps"]),
-    ("task", "", ["task", "''", "not empty"]),
+    ("task", "", ["task", "''"]),
     ("out", 5, ["out", "5", "text"]),
     ("codec.error_feedback", "yes", ["codec.error_feedback", "'yes'", "true or false"]),
     ("codec.error_feedback", 1, ["codec.error_feedback", "1", "true or false"]),
