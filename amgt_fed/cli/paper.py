@@ -49,24 +49,33 @@ def _print(report: PaperReport, written: list[Path], out: Path) -> None:
     from rich.text import Text
 
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=140)  # a file or a pipe has no width of its own
+    wide = console.width >= 120
     for section in report.sections:
         table = Table(title=Text(section.title), title_justify="left", show_lines=True, expand=True)
-        for column, ratio in (("Claim", 5), ("Where", 3), ("Paper", 3), ("Ours", 5), ("Verdict", 3), ("Why", 10)):
-            table.add_column(column, ratio=ratio, overflow="fold")
+        for column, ratio, least in (("Claim", 5, 14), ("Where", 3, 11), ("Paper", 3, 10), ("Ours", 5, 14)):
+            table.add_column(column, ratio=ratio, min_width=least)
+        table.add_column("Verdict", min_width=10, max_width=12)
+        if wide:
+            table.add_column("Why", ratio=10)
         for claim in section.claims:
             verdict = Text(str(claim.verdict), style=_STYLES[str(claim.verdict)])
             # Text, not str: a matrix in square brackets is no markup.
-            table.add_row(*map(Text, (claim.claim, claim.where, claim.paper, claim.ours)), verdict, Text(claim.why))
+            cells = [*map(Text, (claim.claim, claim.where, claim.paper, claim.ours)), verdict, Text(claim.why)]
+            table.add_row(*(cells if wide else cells[:-1]))
         console.print(table)
+        if not wide:
+            for claim in section.claims:
+                console.print(Text(claim.claim, style="bold"), Text(claim.why))
         for numbers in section.tables:
-            grid = Table(
-                title=Text(numbers.title), title_justify="left", caption=Text(numbers.note), caption_justify="left"
-            )
+            grid = Table(title=Text(numbers.title), title_justify="left")
             for column in numbers.columns:
                 grid.add_column(column)
             for row in numbers.rows:
                 grid.add_row(*(Text(str(cell)) for cell in row))
             console.print(grid)
+            console.print(Text(numbers.note, style="dim"))
     summary = ", ".join(f"{count} {verdict}" for verdict, count in report.counts.items())
     console.print(f"{len(report.claims)} claims: {summary}. {report.seconds:.0f} s.")
     console.print(f"Wrote {len(written)} files; open {out / 'paper.html'}", soft_wrap=True)

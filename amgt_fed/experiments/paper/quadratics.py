@@ -34,7 +34,7 @@ class Application:
     def hessian(self) -> NDArray[np.float64]:
         """Second derivatives, shape (2, 2), by automatic differentiation."""
         point = torch.zeros(2, dtype=torch.float64)
-        hessian: NDArray[np.float64] = torch.func.hessian(self.function)(point).numpy()
+        hessian: NDArray[np.float64] = torch.func.jacrev(torch.func.grad(self.function))(point).numpy()
         return hessian
 
     @cached_property
