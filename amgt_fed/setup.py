@@ -89,7 +89,7 @@ def resolve(keys: Mapping[str, Scalar]) -> RunConfig:
         TaskError: there is no such task.
     """
     name = keys.get("task", RunConfig().task)
-    if not isinstance(name, str):
+    if not isinstance(name, str) or not name:
         return from_flat(keys)  # refused there, with what is allowed
     return merge(from_flat(dict(find_task(name).defaults)), keys)
 
