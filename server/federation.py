@@ -109,6 +109,7 @@ class Federation:
         )
         # The line first: a resumed run cuts lines the checkpoint does not know of, and could not restore a lost one.
         self._directory.append_round(record)
+        _log_round(record, self._config.rounds)
         if stopped or round == self._config.rounds or round % self._config.checkpoint_every == 0:
             save_checkpoint(self._directory.checkpoint_path, self._checkpoint)
 
@@ -228,6 +229,23 @@ def _tracker(config: RunConfig) -> ConvergenceTracker:
             max_bytes=convergence.max_bytes or None,
             max_seconds=convergence.max_seconds or None,
         ),
+    )
+
+
+def _log_round(record: RoundRecord, rounds: int) -> None:
+    scores = ", ".join(f"{name} {value:.4g}" for name, value in record.metrics.items())
+    log.info(
+        "round %d of %d: loss %.4g%s; %d bytes up, %d down; delta %.3g; %d clients, %d failures; %s",
+        record.round,
+        rounds,
+        record.train_loss if record.loss is None else record.loss,
+        f", {scores}" if scores else "",
+        record.uplink_bytes,
+        record.downlink_bytes,
+        record.delta,
+        record.num_clients,
+        record.failures,
+        record.status,
     )
 
 

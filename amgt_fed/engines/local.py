@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from threadpoolctl import threadpool_limits
+
 from amgt_fed.engines.job import Job
 from amgt_fed.flower import compat
 from amgt_fed.flower.apps import load_client_app, load_server_app
@@ -41,7 +43,9 @@ def _one_thread_per_call() -> Iterator[None]:
     try:
         if torch is not None:
             torch.set_num_threads(1)
-        yield
+        # numpy's linear algebra has threads of its own, and sums split over them round differently.
+        with threadpool_limits(limits=1):
+            yield
     finally:
         if variable is None:
             del os.environ["OMP_NUM_THREADS"]

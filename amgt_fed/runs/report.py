@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, select_autoescape
+from jinja2 import Environment
 
 from amgt_fed.runs.directory import RunDirectory
 from amgt_fed.runs.files import write_atomically
 from amgt_fed.runs.plots import Curve, overview
+from amgt_fed.runs.report_page import PAGE
 from amgt_fed.runs.table import comparison, primary_metric
 
 
@@ -29,10 +30,8 @@ def write_report(directory: RunDirectory) -> Path:
     picture = overview(curves, metric) if rounds else b""
     if picture:
         write_atomically(directory.path / "overview.png", picture)
-    environment = Environment(
-        loader=PackageLoader("amgt_fed.runs", "."), autoescape=select_autoescape(default=True), trim_blocks=True
-    )
-    page = environment.get_template("report.html.jinja").render(
+    environment = Environment(autoescape=True, trim_blocks=True)
+    page = environment.from_string(PAGE).render(
         name=directory.path.name,
         summary=summary,
         rounds=rounds,

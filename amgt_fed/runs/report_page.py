@@ -1,3 +1,6 @@
+"""The report's page, as a Jinja template. In Python, because a Flower bundle carries Python files alone."""
+
+PAGE = """\
 <!doctype html>
 <html lang="en">
 <head>
@@ -60,3 +63,4 @@ Status: <strong>{{ summary.status }}</strong>{% if summary.stopped %}, stopped (
 {% endfor %}</pre></details>{% endif %}
 </body>
 </html>
+"""
