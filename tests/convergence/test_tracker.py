@@ -17,6 +17,7 @@ from amgt_fed.convergence import (
     StatusRules,
     StopReason,
     StopRules,
+    theory,
 )
 from amgt_fed.errors import StateError
 from amgt_fed.schedules import StronglyConvex
@@ -99,6 +100,30 @@ def test_every_bound_holds_the_truth_in_every_round(seed: int) -> None:
     assert report.total_bytes == 199 * 150
     # The last certificate is not only true but useful: the slowest direction remains, where (B) is sharp.
     assert report.bounds.distance.value <= 3 * distance + problem.c
+
+
+def test_the_running_bounds_are_the_theorys() -> None:
+    tracker = ConvergenceTracker(Assumptions(mu=1.0, smoothness=3.0, f_low=0.5))
+    steps, deltas, norms = [], [], []
+    start = CertifiedGradient(2.0, 0.5)
+    for k in range(1, 30):
+        steps.append(0.4 / k), deltas.append(0.7 / k), norms.append(1.1 / k)
+        report = tracker.observe(
+            measure(
+                k, step_size=steps[-1], delta=deltas[-1], update_norm=norms[-1], certificate=start if k == 1 else None
+            )
+        )
+        square = theory.stationarity_bound(steps, deltas, norms, f_first=1.0, f_low=0.5, smoothness=3.0)[-1]
+        assert report.bounds.gradient_min.value == pytest.approx(math.sqrt(square), rel=1e-12)
+        distance = theory.distance_bounds(2.5, steps, deltas, 1.0, 3.0)[-1]
+        assert report.bounds.distance_after.value == pytest.approx(distance, rel=1e-12)
+
+
+def test_a_run_stalls_exactly_so_many_rounds_after_its_last_progress() -> None:
+    tracker = ConvergenceTracker(rules=StatusRules(stall_rounds=7, smoothing=1))
+    statuses = {k: tracker.observe(measure(k, loss=max(10 - k, 4))).status for k in range(1, 20)}
+    # The loss last falls in round 6.
+    assert [k for k, status in statuses.items() if status is Status.STALLED] == list(range(13, 20))
 
 
 def test_the_claimed_slopes_are_found() -> None:
@@ -308,7 +333,7 @@ def test_a_round_without_participants_changes_no_bound_and_no_slope() -> None:
         for k in range(1, 40):
             if k == 35:
                 if with_gap:
-                    tracker.observe(Measurement(k, 0.0, 0.0, 0.1, participants=0, failures=4))
+                    tracker.observe(Measurement(k, 5.0, 1.0, 0.1, participants=0, failures=4))
                 continue
             report = tracker.observe(measure(k, gradient_error=0.1 / k, certificate=CertifiedGradient(1.0, 0.0)))
         return report
