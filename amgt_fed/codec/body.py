@@ -18,6 +18,7 @@ Gaps count elements skipped since the last survivor of the same tensor; levels a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,7 @@ from amgt_fed.codec import rans
 from amgt_fed.codec.errors import CorruptPayload
 from amgt_fed.codec.lowrank import Factors
 from amgt_fed.codec.quantize import Shifts
-from amgt_fed.codec.symbols import FIRST, WIDTH, PlainBits, pack, plain_bits, to_symbols, unpack
+from amgt_fed.codec.symbols import FIRST, SYMBOLS, WIDTH, PlainBits, pack, plain_bits, to_symbols, unpack, unpack_bits
 from amgt_fed.codec.tables import gap_book, level_book
 from amgt_fed.codec.tensor import histograms, matrix_shape, rank_limit
 from amgt_fed.layout import Layout
@@ -42,8 +43,8 @@ class TensorLevels:
     """All that is sent about one tensor."""
 
     factors: Factors | None
-    indices: NDArray[np.int64]  # of survivors within the tensor, increasing
-    levels: NDArray[np.int64]  # signed, never 0
+    indices: NDArray[np.integer[Any]]  # of survivors within the tensor, increasing
+    levels: NDArray[np.integer[Any]]  # signed, never 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +128,7 @@ def _terms(factors: Factors) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]
     return list(zip(factors.left, factors.right, strict=True))
 
 
-def _signs(levels: NDArray[np.int64]) -> PlainBits:
+def _signs(levels: NDArray[np.integer[Any]]) -> PlainBits:
     return PlainBits((levels < 0).astype(np.int64), np.ones(levels.size, np.int64))
 
 
@@ -252,62 +253,99 @@ def _read_symbols(
         raise CorruptPayload(f"{total} symbols need at least 2^{least_lanes(total)} lanes; the body has 2^{log2_lanes}")
     used, rows = np.unique([table for table, _ in runs], return_inverse=True)
     books = np.concatenate([level_book().cumulative, gap_book().cumulative])
-    table = np.repeat(rows.astype(np.int32), lengths)
-    symbols, taken = rans.decode(reader.data[reader.at :], books[used], table, log2_lanes)
+    symbols, taken = rans.decode(reader.data[reader.at :], books[used], rows.astype(np.int64), lengths, log2_lanes)
     reader.at += taken
 
-    signs = int(np.count_nonzero(symbols[:num_factor])) + (total - num_factor) // 2
     large = np.flatnonzero(symbols >= 8)
-    widths = np.concatenate([WIDTH[symbols[large]], np.ones(signs, np.int64)])
-    bits = int(widths.sum())
-    if len(body := reader.data[reader.at :]) != (bits + 7) // 8:
-        raise CorruptPayload(f"{len(body)} bytes are left for {bits} plain bits")
+    widths = WIDTH[symbols[large]].astype(np.uint8)
+    signs = int(np.count_nonzero(symbols[:num_factor])) + (total - num_factor) // 2
+    first_sign = int(widths.sum(dtype=np.int64))
+    body = reader.data[reader.at :]
+    if len(body) != (first_sign + signs + 7) // 8:
+        raise CorruptPayload(f"{len(body)} bytes are left for {first_sign + signs} plain bits")
+    costs = np.concatenate([level_book().cost, gap_book().cost]) + WIDTH
+    ends = np.cumsum(lengths).tolist()
+    run_bits = [
+        float(np.bincount(symbols[end - length : end], minlength=SYMBOLS) @ costs[table])
+        for end, (table, length) in zip(ends, runs, strict=True)
+    ]
     plain = unpack(body, widths)
-    numbers = FIRST[symbols]
-    numbers[large] += plain[: large.size]
-    negative = plain[large.size :] == 1
-    costs = np.concatenate([level_book().cost, gap_book().cost])[used[table], symbols] + WIDTH[symbols]
-    run_bits = np.add.reduceat(costs, np.concatenate([[0], np.cumsum(lengths)[:-1]])) if total else np.zeros(0)
-    return _assemble(layout, heads, numbers, negative, num_factor, step, shifts, run_bits)
+    numbers = _Numbers(symbols, large, plain, unpack_bits(body, first_sign, signs).view(np.bool_))
+    return _assemble(layout, heads, numbers, num_factor, step, shifts, run_bits)
+
+
+@dataclass(frozen=True, slots=True)
+class _Numbers:
+    """Decoded symbols, one byte each; numbers are made of them tensor by tensor, so that few exist at a time."""
+
+    symbols: NDArray[np.uint8]
+    large: NDArray[np.int64]  # places of symbols with plain bits
+    plain: NDArray[np.int32]  # those bits
+    negative: NDArray[np.bool_]
+
+    def slice(self, first: int, count: int) -> NDArray[np.int32]:
+        out = FIRST.astype(np.int32)[self.symbols[first : first + count]]
+        a, b = np.searchsorted(self.large, [first, first + count])
+        out[self.large[a:b] - first] += self.plain[a:b]
+        return out
 
 
 def _assemble(
     layout: Layout,
     heads: list[_Head],
-    numbers: NDArray[np.int64],
-    negative: NDArray[np.bool_],
+    numbers: _Numbers,
     num_factor: int,
     step: float,
     shifts: Shifts,
-    run_bits: NDArray[np.float64],
+    run_bits: list[float],
 ) -> tuple[Levels, tuple[float, ...]]:
-    nonzero = np.flatnonzero(numbers[:num_factor])
-    numbers[nonzero] = np.where(negative[: nonzero.size], -numbers[nonzero], numbers[nonzero])
     survivors = sum(head.survivors for head in heads)
     num_sparse_runs = sum(head.survivors > 0 for head in heads)
-    at, gap_at, sign_at, run = 0, num_factor, nonzero.size, 0
+    at, gap_at, sign_at, run = 0, num_factor, 0, 0
+    level_sign_at = int(np.count_nonzero(numbers.symbols[:num_factor]))
     gap_run = len(run_bits) - 2 * num_sparse_runs
     tensors, shares = [], []
     for head, segment in zip(heads, layout.segments, strict=True):
         factors, bits = None, 0.0
         if head.rank:
             m, n = matrix_shape(segment.shape) or (0, 0)
-            block = numbers[at : at + head.rank * (m + n)].reshape(head.rank, m + n)
-            factors = Factors(block[:, :m], block[:, m:], 8 + (head.units & 7), head.units >> 3, head.base)
-            bits += float(run_bits[run : run + 2 * head.rank].sum()) + np.count_nonzero(block) + 24 * head.rank + 16
+            block = numbers.slice(at, head.rank * (m + n))
+            nonzero = np.flatnonzero(block)
+            flip = nonzero[numbers.negative[sign_at : sign_at + nonzero.size]]
+            block[flip] = -block[flip]
             at += block.size
+            sign_at += nonzero.size
+            block = block.reshape(head.rank, m + n)
+            factors = Factors(block[:, :m], block[:, m:], 8 + (head.units & 7), head.units >> 3, head.base)
+            bits += sum(run_bits[run : run + 2 * head.rank]) + nonzero.size + 24 * head.rank + 16
             run += 2 * head.rank
-        gaps = numbers[gap_at : gap_at + head.survivors]
-        levels = numbers[gap_at + survivors : gap_at + survivors + head.survivors] + 1
-        indices = np.cumsum(gaps + 1) - 1
+        indices: NDArray[np.integer[Any]] = np.zeros(0, np.int64)
+        levels: NDArray[np.integer[Any]] = np.zeros(0, np.int64)
         if head.survivors:
-            if indices[-1] >= segment.size or int(gaps.max()) >= segment.size:
-                raise CorruptPayload(f"survivors of {segment.name!r} reach past its {segment.size} elements")
-            levels = np.where(negative[sign_at : sign_at + head.survivors], -levels, levels)
-            bits += float(run_bits[gap_run] + run_bits[gap_run + num_sparse_runs]) + head.survivors + 24
+            indices = _positions(numbers.slice(gap_at, head.survivors), segment.size, segment.name)
+            levels = _narrow(numbers.slice(gap_at + survivors, head.survivors) + np.int32(1))
+            np.negative(levels, out=levels, where=numbers.negative[level_sign_at : level_sign_at + head.survivors])
+            bits += run_bits[gap_run] + run_bits[gap_run + num_sparse_runs] + head.survivors + 24
             gap_run += 1
         gap_at += head.survivors
-        sign_at += head.survivors
+        level_sign_at += head.survivors
         tensors.append(TensorLevels(factors, indices, levels))
         shares.append(bits / 8)
     return Levels(tuple(tensors), step, shifts), tuple(shares)
+
+
+def _positions(gaps: NDArray[np.int32], size: int, name: str) -> NDArray[np.integer[Any]]:
+    # Each gap is below the size, and so many of them that int64 holds the sum; int32 where the tensor allows.
+    if int(gaps.max()) >= size or (last := int(gaps.sum(dtype=np.int64)) + gaps.size - 1) >= size:
+        raise CorruptPayload(f"survivors of {name!r} reach past its {size} elements")
+    gaps += 1
+    if last >= 1 << 30:
+        return np.cumsum(gaps, dtype=np.int64) - 1
+    gaps[0] -= 1
+    return np.cumsum(gaps, dtype=np.int32)
+
+
+def _narrow(levels: NDArray[np.int32]) -> NDArray[np.integer[Any]]:
+    if not levels.size or int(levels.max()) >= 1 << 15 or int(levels.min()) < 1:
+        return levels
+    return levels.astype(np.int16)

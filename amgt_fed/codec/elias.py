@@ -51,14 +51,14 @@ class BitReader:
 
     def plain(self, widths: NDArray[np.int64]) -> NDArray[np.int64]:
         """Values of these widths."""
-        if widths.size and int(widths.max()) > 40:
-            raise CorruptPayload(f"a number of {int(widths.max())} bits; none here needs more than 40")
+        if widths.size and int(widths.max()) > 31:
+            raise CorruptPayload(f"a number of {int(widths.max())} bits; none here needs more than 31")
         total = int(widths.sum())
         if self._at + total > self._bits.size:
             raise CorruptPayload(f"{self._bits.size - self._at} bits are left; {total} are needed")
         data = memoryview(np.packbits(self._bits[self._at : self._at + total]).tobytes())
         self._at += total
-        return unpack(data, widths)
+        return unpack(data, widths).astype(np.int64)
 
     def gamma(self, count: int) -> NDArray[np.int64]:
         """`count` Elias gamma numbers."""

@@ -5,7 +5,7 @@ quantized like everything else: an error in u_k counts |v_k|^2 times, so with a 
 get the step that a plain coefficient gets, divided by the norm of the other factor. v is fitted again after u was
 rounded, which takes u's rounding out of all but the subspace.
 
-The decoder's sums are exact in any order: levels, grid and units are whole numbers and |sum| stays below 2^53.
+The decoder's sums are exact in any order: levels and units are whole numbers and |sum| stays below 2^53.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ from numpy.typing import NDArray
 from amgt_fed.codec.quantize import quantize_rows
 from amgt_fed.layout import Float32Vector
 
-FACTOR_GRID = 8
-FACTOR_SHIFT = 1  # eighths of a step; the centroid of a cell under a falling density
 EXACT64, EXACT32 = 1 << 53, 1 << 24
 MAX_RANK = 254
 _GRAM_LIMIT = 160  # up to this many rows (or columns) the whole spectrum is cheaper than a sketch
@@ -42,8 +40,8 @@ class Subspace:
 class Factors:
     """Levels of both factors, and unit_k = (8 + mantissa_k) * 2^(exponent_k + base), as 8 + mantissa and exponent."""
 
-    left: NDArray[np.int64]  # (r, m)
-    right: NDArray[np.int64]  # (r, n)
+    left: NDArray[np.integer[Any]]  # (r, m)
+    right: NDArray[np.integer[Any]]  # (r, n)
     mantissa: NDArray[np.int64]  # (r,), 8 to 15
     exponent: NDArray[np.int64]  # (r,), 0 to 31, at least one is 0
     base: int
@@ -58,8 +56,8 @@ class Factors:
         bound = self.bound()
         exact = np.float32 if bound < EXACT32 else np.float64  # equal results; the first is twice as quick
         units = self.mantissa << self.exponent
-        left: NDArray[Any] = (on_grid(self.left) * units[:, None]).astype(exact)
-        right: NDArray[Any] = on_grid(self.right).astype(exact)
+        left: NDArray[Any] = np.multiply(self.left, units[:, None], dtype=np.float64).astype(exact)
+        right: NDArray[Any] = self.right.astype(exact)
         scale = 2.0**self.base
         for first in range(0, left.shape[1], rows):
             block = left[:, first : first + rows].T @ right
@@ -69,15 +67,10 @@ class Factors:
         """An upper bound on |sum| in units of 2^base, in Python's unbounded integers."""
         if not self.rank:
             return 0
-        left = np.abs(on_grid(self.left)).max(axis=1).tolist()
-        right = np.abs(on_grid(self.right)).max(axis=1).tolist()
+        left = np.abs(self.left).max(axis=1).tolist()
+        right = np.abs(self.right).max(axis=1).tolist()
         units = (self.mantissa << self.exponent).tolist()
         return sum(a * b * c for a, b, c in zip(left, right, units, strict=True))
-
-
-def on_grid(levels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Signed levels in eighths of a step, moved to their cells' centroids."""
-    return np.asarray(FACTOR_GRID * levels + FACTOR_SHIFT * np.sign(levels))
 
 
 def leading(matrix: NDArray[np.float32], warm: NDArray[np.float64] | None) -> Subspace:
@@ -136,18 +129,18 @@ def factorize(matrix: NDArray[np.float32], space: Subspace, rank: int, step: flo
     """
     left = quantize_rows(space.left[:rank] * (space.values[:rank, None] / step), price)
     left = left[np.flatnonzero(left.any(axis=1))]
-    grid = on_grid(left).astype(np.float64)
+    grid = left.astype(np.float64)
     gram = grid @ grid.T
     fitted = np.linalg.lstsq(gram, grid @ matrix, rcond=1e-10)[0] if len(left) else np.zeros((0, matrix.shape[1]))
-    # A factor's step such that |u_k| times it is `step`: unit_k = step / (8 |u_k|), rounded to what is sent.
-    unit = step / np.sqrt(np.diag(gram)) / FACTOR_GRID
+    # A factor's step such that |u_k| times it is `step`: unit_k = step / |u_k|, rounded to what is sent.
+    unit = step / np.sqrt(np.diag(gram))
     fraction, exponent = np.frexp(unit)
     mantissa = np.clip(np.round(fraction * 16), 8, 15).astype(np.int64)
     exponent = exponent.astype(np.int64) - 4
     base = int(exponent.min()) if len(left) else 0
     near = exponent - base <= 31
     left, fitted, mantissa, exponent = left[near], fitted[near], mantissa[near], exponent[near]
-    right = quantize_rows(fitted / (np.ldexp(mantissa.astype(np.float64), exponent) * FACTOR_GRID)[:, None], price)
+    right = quantize_rows(fitted / np.ldexp(mantissa.astype(np.float64), exponent)[:, None], price)
     alive = right.any(axis=1)
     left, right, mantissa, exponent = left[alive], right[alive], mantissa[alive], exponent[alive]
     base = int(exponent.min()) if len(left) else 0

@@ -150,17 +150,18 @@ class Pieces(Opened):
         """Yield blocks of rows where there are low-rank terms, survivors alone elsewhere."""
         content = self._content
         for tensor, segment in zip(content.tensors, self._layout.segments, strict=False):
-            values = dequantize(tensor.levels, content.step, content.shifts)
             if tensor.factors is None:
-                for first in range(0, values.size, CHUNK):
+                for first in range(0, tensor.levels.size, CHUNK):
                     part = slice(first, first + CHUNK)
-                    yield Piece(values[part], indices=tensor.indices[part] + segment.offset)
+                    values = dequantize(tensor.levels[part], content.step, content.shifts)
+                    yield Piece(values, indices=tensor.indices[part].astype(np.int64) + segment.offset)
                 continue
             columns = tensor.factors.right.shape[1]
             for row, block in tensor.factors.blocks(max(1, CHUNK // columns)):
                 flat = block.reshape(-1)
                 first, last = np.searchsorted(tensor.indices, [row * columns, row * columns + flat.size])
-                flat[tensor.indices[first:last] - row * columns] += values[first:last]
+                values = dequantize(tensor.levels[first:last], content.step, content.shifts)
+                flat[tensor.indices[first:last] - row * columns] += values
                 yield Piece(flat, segment.offset + row * columns)
 
     def tensor_bytes(self) -> tuple[float, ...]:
@@ -213,7 +214,7 @@ def _checked(
                 raise CorruptPayload(f"factors of {segment.name!r} reach {bound}; exact sums end at 2^53")
             reach = _times_power(float(bound), tensor.factors.base)
         if tensor.levels.size:
-            reach += (float(np.abs(tensor.levels).max()) + 1) * content.step
+            reach += (float(max(int(tensor.levels.max()), -int(tensor.levels.min()))) + 1) * content.step
         if not reach <= _LARGEST or not _times_power(reach, exponent) <= _LARGEST:
             raise CorruptPayload(f"values of {segment.name!r} reach {reach}; float32 ends at {_LARGEST:.4g}")
     return content, layout, shares

@@ -27,7 +27,7 @@ class Shifts:
     others: int = 1
 
 
-def dequantize(levels: NDArray[np.int64], step: float, shifts: Shifts) -> Float32Vector:
+def dequantize(levels: NDArray[np.integer[Any]], step: float, shifts: Shifts) -> Float32Vector:
     """Values of signed levels.
 
     Args:
@@ -35,7 +35,7 @@ def dequantize(levels: NDArray[np.int64], step: float, shifts: Shifts) -> Float3
         step: exactly representable as float32, so that level times step is exact in float64.
         shifts: the same the encoder chose.
     """
-    magnitude = np.abs(levels)
+    magnitude = np.abs(levels.astype(np.int64))
     grid = GRID * magnitude + np.where(magnitude == 1, shifts.first, shifts.others)
     with np.errstate(over="ignore"):
         return np.asarray((np.sign(levels) * grid * (step / GRID)).astype(np.float32))

@@ -8,7 +8,6 @@ lanes run as numpy vectors. A lane costs 4 bytes, of which the decoder checks 16
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,14 +68,19 @@ def _encode_one(frequency: NDArray[np.int64], start: NDArray[np.int64]) -> bytes
 
 
 def decode(
-    data: memoryview, cumulative: NDArray[np.int64], table: NDArray[np.integer[Any]], log2_lanes: int
-) -> tuple[NDArray[np.int64], int]:
-    """Decode one symbol for each entry of `table`.
+    data: memoryview,
+    cumulative: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    log2_lanes: int,
+) -> tuple[NDArray[np.uint8], int]:
+    """Decode runs of symbols that share a table.
 
     Args:
         data: states and words; more may follow.
         cumulative: running sums of every table in use, shape (tables, SYMBOLS + 1).
-        table: for each symbol, its row of `cumulative`.
+        rows: for each run, its row of `cumulative`.
+        lengths: for each run, how many symbols; at least 1.
         log2_lanes: 0 to MAX_LOG_LANES.
 
     Returns:
@@ -90,18 +94,28 @@ def decode(
         raise CorruptPayload(f"entropy coder's {lanes} states need {4 * lanes} bytes; {len(data)} are left")
     words = np.frombuffer(data[4 * lanes : len(data) - (len(data) & 1)], "<u2")
     if log2_lanes == 0:
-        symbols, used = _decode_one(int.from_bytes(data[:4], "little"), words.tolist(), cumulative, table.tolist())
-        return np.array(symbols, np.int64), 4 + 2 * used
+        table = np.repeat(rows, lengths).tolist()
+        symbols, used = _decode_one(int.from_bytes(data[:4], "little"), words.tolist(), cumulative, table)
+        return np.array(symbols, np.uint8), 4 + 2 * used
     state = np.frombuffer(data[: 4 * lanes], "<u4").astype(np.int64)
     start = cumulative[:, :-1].reshape(-1)
     frequency = np.diff(cumulative, axis=1).reshape(-1)
     edges = start + np.repeat(np.arange(len(cumulative)) << PRECISION, SYMBOLS)
     # A few tables: 32 KiB each to look symbols up at once. Many: search, so that a small model needs little memory.
     lookup = np.repeat(np.arange(edges.size, dtype=np.uint16), frequency) if len(cumulative) <= _LOOKUP_TABLES else None
-    symbols_out = np.empty(len(table), np.uint8)
-    position = 0
-    for first in range(0, len(table), lanes):
-        chosen = table[first : first + lanes].astype(np.int64)
+    ends = np.cumsum(lengths)
+    total = int(ends[-1])
+    symbols_out = np.empty(total, np.uint8)
+    lane = np.arange(lanes)
+    position, run = 0, 0
+    for first in range(0, total, lanes):
+        last = min(first + lanes, total)
+        while ends[run] <= first:
+            run += 1
+        if last <= ends[run]:
+            chosen = np.broadcast_to(rows[run], last - first)
+        else:
+            chosen = rows[np.searchsorted(ends, first + lane[: last - first], side="right")]
         x = state[: len(chosen)]
         slot = x & _MASK
         key = (chosen << PRECISION) + slot
@@ -116,7 +130,7 @@ def decode(
         state[: len(chosen)] = x
     if not (state == _LOW).all():
         raise CorruptPayload("entropy coder does not end where an encoder starts; the payload was made up")
-    return symbols_out.astype(np.int64), 4 * lanes + 2 * position
+    return symbols_out, 4 * lanes + 2 * position
 
 
 def _decode_one(x: int, words: list[int], cumulative: NDArray[np.int64], table: list[int]) -> tuple[list[int], int]:

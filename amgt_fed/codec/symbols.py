@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 SYMBOLS = 64
 LARGEST = (1 << 31) - 1
 _DIRECT = 8
+_CHUNK = 1 << 14
 
 # First number and count of plain bits of every symbol.
 _EXPONENT = np.concatenate([np.zeros(_DIRECT, np.int64), 3 + np.arange(SYMBOLS - _DIRECT) // 2])
@@ -64,12 +65,23 @@ def pack(parts: list[PlainBits]) -> bytes:
     return np.packbits((np.repeat(values, widths) >> shift & 1).astype(np.uint8)).tobytes()
 
 
-def unpack(data: memoryview, widths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Read values of these widths from exactly as many bits; the caller has checked the length."""
-    ends = np.cumsum(widths)
-    total = int(ends[-1]) if ends.size else 0
-    bits = np.unpackbits(np.frombuffer(data, np.uint8), count=total).astype(np.int64)
-    # A running sum of weighted bits, cut at the ends: one pass whatever the widths. Sums stay below 2^31 times the
-    # count, so int64 holds them.
-    weighted = np.concatenate([[0], np.cumsum(bits << (np.repeat(ends, widths) - np.arange(1, total + 1)))])
-    return np.asarray(weighted[ends] - weighted[ends - widths])
+def unpack(data: memoryview, widths: NDArray[np.integer[Any]], first_bit: int = 0) -> NDArray[np.int32]:
+    """Read values of these widths, at most 31 bits each, from `first_bit` on; the caller has checked the length."""
+    out = np.empty(widths.size, np.int32)
+    for first in range(0, widths.size, _CHUNK):
+        part = widths[first : first + _CHUNK].astype(np.int64)
+        ends = np.cumsum(part)
+        total = int(ends[-1])
+        bits = unpack_bits(data, first_bit, total).astype(np.int64)
+        # A running sum of weighted bits, cut at the ends: one pass whatever the widths. Sums stay below 2^31 times
+        # the count, so int64 holds them.
+        running = np.concatenate([[0], np.cumsum(bits << (np.repeat(ends, part) - np.arange(1, total + 1)))])
+        out[first : first + _CHUNK] = running[ends] - running[ends - part]
+        first_bit += total
+    return out
+
+
+def unpack_bits(data: memoryview, first_bit: int, count: int) -> NDArray[np.uint8]:
+    """`count` single bits from `first_bit` on."""
+    view = np.frombuffer(data[first_bit // 8 : (first_bit + count + 7) // 8], np.uint8)
+    return np.unpackbits(view, count=first_bit % 8 + count)[first_bit % 8 :]

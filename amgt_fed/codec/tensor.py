@@ -15,7 +15,7 @@ from amgt_fed.codec.tables import gap_book, level_book
 from amgt_fed.layout import Float32Vector
 
 # lambda / step^2: squared error, in steps, that one bit must save. Swept on real updates; high-rate theory has 0.116.
-SPARSE_PRICE, FACTOR_PRICE = 0.1, 0.16
+SPARSE_PRICE, FACTOR_PRICE = 0.1, 0.085
 _SHARES = (0.0, 0.4, 0.7, 1.0)
 _RELEARN = 1.35
 _KEPT_SURVIVORS = 2000
