@@ -30,8 +30,9 @@ def paper(
     # Imported here: torch and matplotlib take seconds, and `amgt-fed --help` needs neither.
     from rich.console import Console
 
-    from amgt_fed.experiments.paper import reproduce, write
+    from amgt_fed.experiments.paper import make_directory, reproduce, write
 
+    make_directory(out)
     # The progress goes to stderr, so that `--json | jq` works.
     with Console(stderr=True).status("Starting") as status:
         report = reproduce(quick=quick, progress=lambda title: status.update(f"{title} ..."))

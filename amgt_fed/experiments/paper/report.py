@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -81,6 +82,20 @@ def reproduce(*, quick: bool = False, progress: Callable[[str], None] = lambda t
     return PaperReport(tuple(sections), time.perf_counter() - begin, quick)
 
 
+def make_directory(out: Path) -> None:
+    """Make `out` where it is missing, so that a wrong --out shows before the computation and not after it.
+
+    Raises:
+        StateError: it cannot be made, is a file, or may not be written to.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StateError(f"cannot write the report to {out}: {error.strerror or error}; give another --out") from error
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise StateError(f"cannot write the report to {out}: no permission; give another --out")
+
+
 def write(report: PaperReport, out: Path) -> list[Path]:
     """Write paper.json, paper.html (pictures inside) and paper_*.png into `out`, which is made where it is missing.
 
@@ -97,8 +112,8 @@ def write(report: PaperReport, out: Path) -> list[Path]:
     page = environment.get_template("page.html.jinja").render(report=report, pictures=encoded)
     files: dict[str, bytes] = {"paper.json": report.to_json().encode(), "paper.html": page.encode()}
     files |= {f"paper_{key.replace('-', '_')}.png": picture for key, picture in pictures.items()}
+    make_directory(out)
     try:
-        out.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             (out / name).write_bytes(content)
     except OSError as error:

@@ -118,6 +118,13 @@ def test_an_unwritable_directory_is_named(report: PaperReport, tmp_path: Path) -
         write(report, tmp_path / "file" / "below")
 
 
+def test_a_wrong_directory_shows_before_the_computation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(package, "reproduce", lambda quick, progress: pytest.fail("computed first"))
+    with pytest.raises(StateError, match="--out"):
+        command.paper(tmp_path / "file" / "below")
+
+
 @pytest.fixture
 def run(report: PaperReport, monkeypatch: pytest.MonkeyPatch):
     """The command, with the session's report in place of another computation of it."""
