@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from amgt_fed.errors import TaskError
+from amgt_fed.tasks.facts import Constants, Reference
 from amgt_fed.tasks.partition import partition_by
 
 Batch: TypeAlias = Any
@@ -82,6 +83,8 @@ class Task(ABC):
     """The metric tables and plots show; the default `metrics` gives accuracy."""
     defaults: ClassVar[Mapping[str, bool | int | float | str]] = {}
     """Configuration, by dotted keys, that suits this task; it holds wherever the user says nothing else."""
+    reference: ClassVar[Reference | None] = None
+    """The centralised score to show beside the federated one, where it has been measured."""
 
     def __init__(self, settings: TaskSettings) -> None:
         self.settings = settings
@@ -148,6 +151,14 @@ class Task(ABC):
         """Means over a batch, by name; accuracy of (inputs, labels) unless told. Called without gradients."""
         inputs, targets = batch
         return {"accuracy": (model(inputs).argmax(-1) == targets).float().mean()}
+
+    def constants(self) -> Constants | None:
+        """What is known of the objective, for the certificate and the bounds; None: nothing."""
+        return None
+
+    def summarise(self, means: Mapping[str, float]) -> Mapping[str, float]:
+        """Metrics over all of a data set from their means over its examples: say, a root of a mean square."""
+        return means
 
     @cached_property
     def train_set(self) -> Dataset[Any]:

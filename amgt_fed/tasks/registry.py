@@ -12,7 +12,15 @@ from amgt_fed.errors import AMGTFedError, TaskError
 from amgt_fed.tasks.base import Task, TaskSettings
 
 BUILT_IN = {
+    "beijing-air": "amgt_fed.tasks.beijing:BeijingAir",
     "digits": "amgt_fed.tasks.digits:Digits",
+    "digits-logreg": "amgt_fed.tasks.logistic:DigitsLogistic",
+    "fashion-mnist": "amgt_fed.tasks.images:FashionMNIST",
+    "har": "amgt_fed.tasks.har:HAR",
+    "heart-disease": "amgt_fed.tasks.heart:HeartDisease",
+    "mnist": "amgt_fed.tasks.images:MNIST",
+    "paper-quadratic": "amgt_fed.tasks.quadratic:PaperQuadratic",
+    "shakespeare": "amgt_fed.tasks.shakespeare:Shakespeare",
 }
 
 ENTRY_POINTS = "amgt_fed.tasks"

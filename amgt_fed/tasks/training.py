@@ -96,7 +96,7 @@ def evaluate(task: Task, flat: FlatModel, data: Dataset[Any]) -> tuple[float, di
         size += count
     if size == 0:
         raise TaskError("there are no examples to evaluate on")
-    return loss / size, {name: value / size for name, value in metrics.items()}, size
+    return loss / size, dict(task.summarise({name: value / size for name, value in metrics.items()})), size
 
 
 def make_optimizer(module: nn.Module, settings: LocalSettings) -> torch.optim.Optimizer:
