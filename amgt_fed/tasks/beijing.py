@@ -33,7 +33,7 @@ _SCALES = {
 }
 PM_SCALE = 100.0  # ug/m3 of one unit of the model's output
 FEATURES = 2 * len(_SCALES) + 2 + 4
-TRAIN_HOURS = (365 * 3 + 1) * 24 - 24  # 2013-03-01 to 2016-02-28: three years of 365 days
+TRAIN_HOURS = 365 * 3 * 24  # 2013-03-01 to 2016-02-28
 TEST_FROM = (365 * 3 + 1) * 24  # 2016-03-01 on; the day between keeps the two apart
 
 
@@ -118,7 +118,8 @@ class BeijingAir(NaturalTask):
     def _years(self) -> tuple[list[tuple[Tensor, Tensor]], list[tuple[Tensor, Tensor]]]:
         arrays = read_npz(self.settings.data_dir, "beijing_air/beijing_air.npz")
         names = [str(name) for name in arrays["columns"]]
-        train, test = [], []
+        train: list[tuple[Tensor, Tensor]] = []
+        test: list[tuple[Tensor, Tensor]] = []
         for values, wind in zip(arrays["X"], arrays["wd"], strict=True):
             features, target = station_features(values, wind, names)
             known = ~np.isnan(target)

@@ -105,7 +105,8 @@ class PaperQuadratic(Task):
         shifts, offsets = batch
         away = model() - shifts
         hessian = torch.as_tensor(self.hessian, dtype=away.dtype, device=away.device)
-        return (0.5 * ((away @ hessian) * away).sum(-1) - offsets).mean() + F_STAR
+        mean: Tensor = (0.5 * ((away @ hessian) * away).sum(-1) - offsets).mean()
+        return mean + F_STAR
 
     def metrics(self, model: nn.Module, batch: Batch) -> Mapping[str, float]:
         """`gap` = f(x) - f*, computed from x - x* so that it does not cancel, and `distance` = ||x - x*||."""

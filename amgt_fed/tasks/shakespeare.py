@@ -146,7 +146,8 @@ def _split(text: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8
 def _sequences(text: NDArray[np.uint8]) -> NDArray[np.uint8]:
     # A sequence's last target is the next one's first input: each character is predicted once.
     begins = np.arange(0, len(text) - LENGTH, LENGTH)
-    return text[begins[:, None] + np.arange(LENGTH + 1)]
+    windows: NDArray[np.uint8] = text[begins[:, None] + np.arange(LENGTH + 1)]
+    return windows
 
 
 def _pairs(parts: list[NDArray[np.uint8]]) -> Examples:
