@@ -7,12 +7,13 @@ import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from amgt_fed.federated.client import LocalResult, advance, client_round
-from amgt_fed.federated.messages import NeedsModel
+from amgt_fed.federated.budgets import BudgetRule
+from amgt_fed.federated.client import ClientState, LocalResult, advance, client_round
+from amgt_fed.federated.messages import ClientUpdate, NeedsModel, RoundPlan
 from amgt_fed.flower.records import pack, unpack
 from amgt_fed.layout import Float32Vector
 from amgt_fed.tasks import evaluate as evaluate_model
-from amgt_fed.tasks import train_locally
+from amgt_fed.tasks import full_gradient, train_locally
 from amgt_fed.wire import (
     Evaluation,
     Hello,
@@ -74,6 +75,34 @@ def train(message: Message, context: Context) -> Message:
     return Message(pack(encode_update(answer)), reply_to=message)
 
 
+@app.train("gradient")
+def gradient(message: Message, context: Context) -> Message:
+    """Measure the gradient of this client's full objective at the round's model, without local steps."""
+    session = session_for(context)
+    config = session.setup.config
+    torch.set_num_threads(config.client.threads)
+    client = client_number(context)
+    plan = decode_plan(unpack(message.content), session.layout)
+    reached = _advance(session, context, client, plan)
+    if isinstance(reached, NeedsModel):
+        return Message(pack(encode_needs_model(reached)), reply_to=message)
+    data = session.data(client)
+    found = full_gradient(session.setup.task, session.model(), data, reached.model)
+    budget = BudgetRule.parse(config.convergence.certify_budget).at(plan.round)
+    encoded = session.setup.compression().codec.encode(found.vector, session.layout, budget)
+    error = encoded.error_l2 + found.rounding_l2
+    answer = ClientUpdate(
+        round=plan.round,
+        payload=encoded.payload,
+        num_examples=found.num_examples,
+        error_l2=error,
+        update_l2=encoded.update_l2,
+        deviation_l2=error,
+        loss=found.loss,
+    )
+    return Message(pack(encode_update(answer)), reply_to=message)
+
+
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Score the round's global model on this client's own data."""
@@ -81,15 +110,20 @@ def evaluate(message: Message, context: Context) -> Message:
     torch.set_num_threads(session.setup.config.client.threads)
     client = client_number(context)
     plan = decode_plan(unpack(message.content), session.layout)
-    store = store_for(context, client)
-    state = store.load(plan.run) or session.fresh_state(plan.run)
-    reached = advance(plan, state, session.layout)
+    reached = _advance(session, context, client, plan)
     if isinstance(reached, NeedsModel):
         return Message(pack(encode_evaluation(reached)), reply_to=message)
-    if session.needs_steps:
-        store.save(reached)  # the server now counts on it that this client holds the model of `plan.round`
     answer = _evaluate(session, client, plan.round, reached.model)
     return Message(pack(encode_evaluation(answer)), reply_to=message)
+
+
+def _advance(session: Session, context: Context, client: int, plan: RoundPlan) -> ClientState | NeedsModel:
+    """The client's state with the plan's model; kept, for the server now counts on it that this client holds it."""
+    store = store_for(context, client)
+    reached = advance(plan, store.load(plan.run) or session.fresh_state(plan.run), session.layout)
+    if session.needs_steps and not isinstance(reached, NeedsModel):
+        store.save(reached)
+    return reached
 
 
 def _evaluate(session: Session, client: int, round: int, vector: Float32Vector) -> Evaluation | NeedsModel:

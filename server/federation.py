@@ -14,8 +14,9 @@ import numpy as np
 from flwr.serverapp import Grid
 
 from amgt_fed.config import RunConfig, to_toml
-from amgt_fed.convergence import Assumptions, ConvergenceTracker, Measurement, RoundReport, StatusRules, StopRules
-from amgt_fed.errors import ConfigError, StateError
+from amgt_fed.convergence import CertifiedGradient, ConvergenceTracker, Measurement, RoundReport
+from amgt_fed.convergence.ledger import certify
+from amgt_fed.errors import StateError
 from amgt_fed.federated.messages import Aggregate
 from amgt_fed.federated.server import StepReport
 from amgt_fed.federated.state import ServerState
@@ -26,6 +27,7 @@ from amgt_fed.runs.report import write_report
 from amgt_fed.setup import Setup, build
 from amgt_fed.tasks import evaluate
 
+from .bookkeeping import log_round, plain_certificate, stop_reason, tracker_for
 from .roster import Roster, introduced
 from .rounds import RoundRunner, Score, Traffic, start_state
 
@@ -53,7 +55,9 @@ class Federation:
         self._directory = directory
         self._setup: Setup = build(config)
         state, self._layout = start_state(secrets.randbits(63), self._setup)
-        self._checkpoint = Checkpoint(state=state, layout_digest=self._layout.digest, tracker=_tracker(config).state())
+        self._checkpoint = Checkpoint(
+            state=state, layout_digest=self._layout.digest, tracker=tracker_for(config).state()
+        )
         if config.resume:
             self._checkpoint = self._saved(self._layout) or self._checkpoint
             directory.cut_rounds(self._checkpoint.state.round)
@@ -69,15 +73,25 @@ class Federation:
         self._scorer = self._setup.fresh_model()
 
     def run(self) -> RunSummary:
-        """All rounds that are left; then the summary and the report."""
-        state = self._checkpoint.state
-        if state.round <= self._config.rounds and not self._checkpoint.stopped:
+        """All rounds that are left; then the certificate where one is asked for, the summary and the report."""
+        if self._goes_on or self._lacks_certificate:
+            state = self._checkpoint.state
             roster = Roster(self._grid, self._config, self._layout, state.run)
             self._checkpoint = replace(self._checkpoint, state=introduced(state, roster.wait()))
             runner = RoundRunner(self._grid, self._setup, self._layout, roster)
-            while self._checkpoint.state.round <= self._config.rounds and not self._checkpoint.stopped:
+            while self._goes_on:
                 self._one_round(runner, roster)
+            if self._lacks_certificate:
+                self._certify_result(runner)
         return self._finish()
+
+    @property
+    def _goes_on(self) -> bool:
+        return self._checkpoint.state.round <= self._config.rounds and not self._checkpoint.stopped
+
+    @property
+    def _lacks_certificate(self) -> bool:
+        return self._config.convergence.certify_every > 0 and self._checkpoint.certificate is None
 
     def _one_round(self, runner: RoundRunner, roster: Roster) -> None:
         began = time.monotonic()
@@ -86,14 +100,18 @@ class Federation:
         traffic = Traffic(uplink_bytes=roster.received_bytes, downlink_bytes=roster.sent_bytes)
         roster.received_bytes = roster.sent_bytes = 0
         state = introduced(state, roster.refresh())
+        measured = None
+        every = self._config.convergence.certify_every
+        if every and (round == 1 or round % every == 0):
+            state, measured = runner.certify(state, traffic)
         state, aggregate, step = runner.run(state, traffic)
         score = None
         if round % self._config.federation.evaluate_every == 0 or round == self._config.rounds:
             state, score = self._score(runner, state, aggregate, traffic)
         seconds = time.monotonic() - began
         elapsed = before.elapsed_s + seconds
-        report = self._observe(round, aggregate, score, traffic, elapsed)
-        stopped = _stop_reason(self._config, report, score)
+        report = self._observe(round, aggregate, score, traffic, elapsed, measured)
+        stopped = stop_reason(self._config, report, score)
         if stopped and score is None:  # the last round is always evaluated
             state, score = self._score(runner, state, aggregate, traffic)
         record = self._record(round, aggregate, step, score, traffic, report, seconds, elapsed, state.residual)
@@ -109,7 +127,7 @@ class Federation:
         )
         # The line first: a resumed run cuts lines the checkpoint does not know of, and could not restore a lost one.
         self._directory.append_round(record)
-        _log_round(record, self._config.rounds)
+        log_round(record, self._config.rounds)
         if stopped or round == self._config.rounds or round % self._config.checkpoint_every == 0:
             save_checkpoint(self._directory.checkpoint_path, self._checkpoint)
 
@@ -124,8 +142,34 @@ class Federation:
         loss, metrics, _ = evaluate(self._setup.task, self._scorer, self._test_data)
         return state, Score(loss, metrics)
 
+    def _certify_result(self, runner: RoundRunner) -> None:
+        """Certify the final model; its own exchange, after the last round's line is written."""
+        before = self._checkpoint
+        traffic = Traffic()
+        state, measured = runner.certify(before.state, traffic)
+        certificate = None
+        if measured is not None:
+            found = certify(state.round, measured, self._tracker.assumptions.mu)
+            certificate = plain_certificate(found)
+            log.info("the final model: gradient norm in [%.4g, %.4g]", found.gradient_lower, found.gradient_upper)
+        self._checkpoint = replace(
+            before,
+            state=state,
+            certificate=certificate,
+            uplink_bytes=before.uplink_bytes + traffic.uplink_bytes,
+            downlink_bytes=before.downlink_bytes + traffic.downlink_bytes,
+            failures=before.failures + len(traffic.failures),
+        )
+        save_checkpoint(self._directory.checkpoint_path, self._checkpoint)
+
     def _observe(
-        self, round: int, aggregate: Aggregate, score: Score | None, traffic: Traffic, elapsed: float
+        self,
+        round: int,
+        aggregate: Aggregate,
+        score: Score | None,
+        traffic: Traffic,
+        elapsed: float,
+        measured: CertifiedGradient | None,
     ) -> RoundReport:
         optimizer = self._setup.server_optimizer()
         # One loss throughout: between evaluations there is none, for a training loss would look like a leap.
@@ -143,6 +187,7 @@ class Federation:
                 participants=len(aggregate.participants),
                 failures=len(traffic.failures),
                 elapsed_s=elapsed,
+                certificate=measured,
             )
         )
 
@@ -177,6 +222,7 @@ class Federation:
             status=str(report.status),
             seconds=seconds,
             elapsed_s=elapsed,
+            certificate=None if report.certificate is None else plain_certificate(report.certificate),
         )
 
     def _saved(self, layout: Layout) -> Checkpoint | None:
@@ -206,59 +252,8 @@ class Federation:
             parameters=self._layout.size,
             num_clients=config.partition.num_clients,
             versions=versions(),
+            certificate=checkpoint.certificate,
         )
         self._directory.write_summary(summary)
         write_report(self._directory)
         return summary
-
-
-def _tracker(config: RunConfig) -> ConvergenceTracker:
-    convergence = config.convergence
-    stall = convergence.stop_on_stall
-    return ConvergenceTracker(
-        Assumptions(
-            mu=convergence.mu or None,
-            smoothness=convergence.smoothness or None,
-            c=convergence.delta_c or None,
-            f_low=convergence.f_low,
-        ),
-        rules=StatusRules(stall_rounds=stall) if stall else None,
-        stops=StopRules(
-            on_stall=stall > 0,
-            on_divergence=convergence.stop_on_divergence,
-            max_bytes=convergence.max_bytes or None,
-            max_seconds=convergence.max_seconds or None,
-        ),
-    )
-
-
-def _log_round(record: RoundRecord, rounds: int) -> None:
-    scores = ", ".join(f"{name} {value:.4g}" for name, value in record.metrics.items())
-    log.info(
-        "round %d of %d: loss %.4g%s; %d bytes up, %d down; delta %.3g; %d clients, %d failures; %s",
-        record.round,
-        rounds,
-        record.train_loss if record.loss is None else record.loss,
-        f", {scores}" if scores else "",
-        record.uplink_bytes,
-        record.downlink_bytes,
-        record.delta,
-        record.num_clients,
-        record.failures,
-        record.status,
-    )
-
-
-def _stop_reason(config: RunConfig, report: RoundReport, score: Score | None) -> str:
-    if report.stop is not None:
-        return f"{report.stop}: {report.explanation}"
-    target = config.convergence.target
-    if target is None or score is None:
-        return ""
-    measured = {**score.metrics, "loss": score.loss}
-    if target.metric not in measured:
-        raise ConfigError(
-            f"convergence.stop_at names {target.metric!r}, which task {config.task!r} does not measure; it measures "
-            f"{', '.join(sorted(measured))}"
-        )
-    return f"target reached: {target}" if target.is_reached(measured) else ""

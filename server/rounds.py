@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from flwr.serverapp import Grid
 
+from amgt_fed.convergence import CertifiedGradient
 from amgt_fed.errors import AMGTFedError, RoundError
 from amgt_fed.federated.aggregate import Accumulator
 from amgt_fed.federated.catchup import plan_for
@@ -66,7 +68,8 @@ class RoundRunner:
         federation = self._setup.config.federation
         for attempt in range(federation.retries + 1):
             participants = self._roster.sample(state.round, attempt, avoid=traffic.failures)
-            state, accumulator = self._collect(state, participants, traffic)
+            accumulator = Accumulator(self._layout, participants, clip_norm=self._setup.config.server.clip_norm)
+            state = self._collect("train", state, accumulator, participants, traffic)
             needed = quorum_of(self._setup.config, len(participants))
             if accumulator.added >= needed:
                 aggregate = accumulator.aggregate()
@@ -82,14 +85,47 @@ class RoundRunner:
                 state = introduced(state, self._roster.refresh())
         raise RoundError(text)
 
+    def certify(self, state: ServerState, traffic: Traffic) -> tuple[ServerState, CertifiedGradient | None]:
+        """Measure the gradient of every connected client's full objective at x_k, without local steps.
+
+        Returns:
+            The state, for clients that were behind have caught up, and the gradient; None where nobody answered.
+
+        Source: ALGORITHM section 4, certified rounds.
+        """
+        clients = sorted(self._roster.nodes)
+        accumulator = Accumulator(self._layout, clients)
+        state = self._collect("train.gradient", state, accumulator, clients, traffic)
+        if not accumulator.added:
+            return state, None
+        found = accumulator.aggregate()
+        if self._downlink.codec is not None:
+            for client in found.participants:
+                state = with_synced(state, client, state.round)
+        taken, everyone = len(found.participants), self._setup.config.partition.num_clients
+        # Sampling without replacement: the variance of a mean of m of N carries the factor (N - m) / (N - 1).
+        spread = found.drift * found.update_norm
+        sampling = None if taken == everyone else spread * math.sqrt((everyone - taken) / max(everyone - 1, 1) / taken)
+        return state, CertifiedGradient(
+            norm=found.update_norm,
+            error=found.delta,
+            full_participation=taken == everyone,
+            sampling_error=sampling,
+            loss=found.loss,
+        )
+
     def _collect(
-        self, state: ServerState, participants: list[int], traffic: Traffic
-    ) -> tuple[ServerState, Accumulator]:
+        self,
+        message_type: str,
+        state: ServerState,
+        accumulator: Accumulator,
+        participants: list[int],
+        traffic: Traffic,
+    ) -> ServerState:
         config = self._setup.config
         digest = vector_digest(state.model)
         dense = self._downlink.codec is None
-        accumulator = Accumulator(self._layout, participants, clip_norm=config.server.clip_norm)
-        exchange = Exchange(self._grid, "train", group=str(state.round), deadline_s=config.federation.deadline_s)
+        exchange = Exchange(self._grid, message_type, group=str(state.round), deadline_s=config.federation.deadline_s)
         exchange.send(
             {
                 client: encode_plan(plan_for(state, client, digest, dense=dense), self._layout)
@@ -123,7 +159,7 @@ class RoundRunner:
         traffic.add(exchange)
         for client, reason in accumulator.rejected.items():
             self._fail(client, str(reason), traffic)
-        return state, accumulator
+        return state
 
     def _read(self, reply: Reply, round: int) -> ClientUpdate | NeedsModel:
         if reply.error:

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from amgt_fed.runs.records import RoundRecord
-from amgt_fed.runs.table import human_bytes
+from amgt_fed.runs.table import certificate_text, human_bytes
 
 if TYPE_CHECKING:
     from amgt_fed.api import RunResult
@@ -104,6 +104,8 @@ def print_result(result: RunResult) -> None:
     stopped = f"; stopped: {summary.stopped}" if summary.stopped else ""
     failures = f"; {summary.failures} failed client calls" if summary.failures else ""
     console.print(f"status         {summary.status}{stopped}{failures}")
+    if certificate := certificate_text(summary):
+        console.print(f"certificate    {certificate}", soft_wrap=True)
     console.print(f"run directory  {result.directory}", soft_wrap=True)
     console.print(f"report         {result.directory / 'report.html'}", soft_wrap=True)
     sys.stdout.flush()

@@ -144,11 +144,29 @@ class ConvergenceConfig(Section):
     mu: Finite = Field(0.0, ge=0, description="strong convexity, if known (an l2 regulariser's weight)")
     smoothness: Finite = Field(0.0, ge=0, description="L of the global objective, if known")
     f_low: Finite = Field(0.0, description="a lower bound of the loss")
+    certify_every: int = Field(
+        0, ge=0, description="rounds between certificates, from the gradient of every client's full objective; 0: never"
+    )
+    certify_budget: str = Field("nmse=1e-4", description="codec budget of those gradients, as codec.uplink_budget")
+    gap_tolerance: Finite = Field(0.0, ge=0, description="converged, and stop, when f(x) - f* is certified below it")
+    gradient_tolerance: Finite = Field(0.0, ge=0, description="the same for the norm of the gradient")
     stop_on_divergence: bool = Field(True, description="stop with status `diverging` instead of wasting rounds")
     stop_on_stall: int = Field(0, ge=0, description="stop after so many rounds without progress; 0: never")
     max_bytes: int = Field(0, ge=0, description="stop once so many bytes went up and down; 0: no limit")
     max_seconds: Finite = Field(0.0, ge=0, description="stop after this much time; 0: no limit")
     stop_at: str = Field("", description="NAME>=VALUE or NAME<=VALUE: stop when reached, e.g. accuracy>=0.95")
+
+    @field_validator("certify_budget")
+    @classmethod
+    def _budget_parses(cls, text: str) -> str:
+        BudgetRule.parse(text)
+        return text
+
+    @model_validator(mode="after")
+    def _tolerances_can_be_met(self) -> Self:
+        if (self.gap_tolerance or self.gradient_tolerance) and not self.certify_every:
+            raise ConfigError("a tolerance needs certificates; set convergence.certify_every, e.g. to 10")
+        return self
 
     @field_validator("stop_at")
     @classmethod

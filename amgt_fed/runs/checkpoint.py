@@ -35,6 +35,7 @@ class Checkpoint:
         uplink_bytes, downlink_bytes, failures, elapsed_s: of the rounds done.
         layout_digest: of the model; a checkpoint of another model is refused.
         stopped: why the run is over; empty while it goes on.
+        certificate: of the final model, once the run is over and was asked for one.
     """
 
     state: ServerState
@@ -45,6 +46,7 @@ class Checkpoint:
     failures: int = 0
     elapsed_s: float = 0.0
     stopped: str = ""
+    certificate: Mapping[str, Any] | None = None
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -82,6 +84,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         "failures": checkpoint.failures,
         "elapsed_s": checkpoint.elapsed_s,
         "stopped": checkpoint.stopped,
+        "certificate": None if checkpoint.certificate is None else dict(checkpoint.certificate),
     }
     write_atomically(folder / name, data)
     write_atomically(folder / "state.json", json.dumps(facts, indent=1).encode())
@@ -138,4 +141,5 @@ def _from_parts(facts: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> Chec
         failures=facts["failures"],
         elapsed_s=facts["elapsed_s"],
         stopped=facts["stopped"],
+        certificate=facts.get("certificate"),
     )

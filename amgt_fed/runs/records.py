@@ -20,6 +20,7 @@ class RoundRecord:
         step_norm: norm of the step taken.
         delta: delta_k, the round's measured error (27).
         delta_budget: what `convergence.delta_c` allowed; None without one.
+        certificate: of x_round, before the step, in certified rounds: `convergence.Certificate` as plain values.
         residual_norm: the server's residual after the step.
         seconds: of this round; `elapsed_s`: of the run so far, the time before a resume included.
     """
@@ -42,6 +43,7 @@ class RoundRecord:
     status: str
     seconds: float
     elapsed_s: float
+    certificate: Mapping[str, Any] | None = None
     link: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
@@ -60,6 +62,7 @@ class RunSummary:
         metrics: of the last evaluated round, with `loss`.
         model_sha256: over the parameters' float32 bytes, little-endian, in the layout's order.
         parameters: how many there are.
+        certificate: of the final model, where `convergence.certify_every` asked for one.
         baseline: the same for dense FedAvg where it ran.
     """
 
@@ -78,6 +81,7 @@ class RunSummary:
     parameters: int
     num_clients: int
     versions: Mapping[str, str]
+    certificate: Mapping[str, Any] | None = None
     baseline: Mapping[str, Any] | None = None
 
     @classmethod

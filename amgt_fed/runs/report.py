@@ -11,7 +11,7 @@ from amgt_fed.runs.directory import RunDirectory
 from amgt_fed.runs.files import write_atomically
 from amgt_fed.runs.plots import Curve, overview
 from amgt_fed.runs.report_page import PAGE
-from amgt_fed.runs.table import comparison, primary_metric
+from amgt_fed.runs.table import certificate_text, comparison, primary_metric
 
 
 def write_report(directory: RunDirectory) -> Path:
@@ -38,6 +38,7 @@ def write_report(directory: RunDirectory) -> Path:
         recent=rounds[-20:],
         metric=metric,
         table=comparison(directory),
+        certificate=certificate_text(summary) if summary is not None else "",
         picture=base64.b64encode(picture).decode(),
         config=directory.config_path.read_text(encoding="utf-8") if directory.config_path.exists() else "",
         command=f"amgt-fed run --config {directory.config_path.name} --out NEW_DIRECTORY",

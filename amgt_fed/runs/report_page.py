@@ -27,7 +27,7 @@ details summary { cursor: pointer; color: var(--soft); }
 <h1>{{ name }}</h1>
 {% if summary %}
 <p class="lead">{{ summary.task }} over {{ summary.num_clients }} clients, {{ summary.rounds }} rounds, {{ "{:,}".format(summary.parameters) }} parameters, engine {{ summary.engine }}, seed {{ summary.seed }}.
-Status: <strong>{{ summary.status }}</strong>{% if summary.stopped %}, stopped ({{ summary.stopped }}){% endif %}.{% if summary.failures %} {{ summary.failures }} failed client calls.{% endif %}</p>
+Status: <strong>{{ summary.status }}</strong>{% if certificate %}; certificate: {{ certificate }}{% endif %}{% if summary.stopped %}, stopped ({{ summary.stopped }}){% endif %}.{% if summary.failures %} {{ summary.failures }} failed client calls.{% endif %}</p>
 {% else %}
 <p class="lead">{{ rounds|length }} rounds so far; the run is not over.</p>
 {% endif %}

@@ -62,6 +62,19 @@ def human_bytes(count: float) -> str:
     return f"{count:.3g} TB"
 
 
+def certificate_text(summary: RunSummary) -> str:
+    """What the final model's certificate says, in one line; empty without one. Source: ALGORITHM (B)."""
+    found = summary.certificate
+    if found is None:
+        return ""
+    text = f"norm of the gradient in [{found['gradient_lower']:.4g}, {found['gradient_upper']:.4g}]"
+    if found["gap"] is not None:
+        text += f", f(x) - f* at most {found['gap']:.4g}, distance to the optimum at most {found['distance']:.4g}"
+    if found["rigorous"]:
+        return f"{text}; all clients measured"
+    return f"{text} for the clients that measured; sampling error about {found['sampling_error']:.2g}"
+
+
 def _last_metric(metric: str, summary: RunSummary, baseline: RunSummary | None) -> Row:
     ours = summary.metrics.get(metric)
     theirs = baseline.metrics.get(metric) if baseline else None

@@ -2,6 +2,7 @@
 
 from amgt_fed.tasks.base import Examples, Task, TaskSettings
 from amgt_fed.tasks.flat import FlatModel
+from amgt_fed.tasks.gradient import FullGradient, full_gradient
 from amgt_fed.tasks.registry import BUILT_IN, find_task, load_task
 from amgt_fed.tasks.training import LocalSettings, evaluate, train_locally
 
@@ -9,11 +10,13 @@ __all__ = [
     "BUILT_IN",
     "Examples",
     "FlatModel",
+    "FullGradient",
     "LocalSettings",
     "Task",
     "TaskSettings",
     "evaluate",
     "find_task",
+    "full_gradient",
     "load_task",
     "train_locally",
 ]

@@ -48,14 +48,13 @@ def full_gradient(task: Task, flat: FlatModel, data: Dataset[Any], at: Float32Ve
     if size == 0:
         raise TaskError("this client has no training examples")
     flat.load_(at)
-    wide = FlatModel.names_of(flat.module)
     module = copy.deepcopy(flat.module).double().eval()
     module.zero_grad(set_to_none=True)
     loss = 0.0
-    for batch, count in ordered_batches(data, EVALUATION_BATCH):
+    for count, batch in ordered_batches(data, EVALUATION_BATCH):
         try:
             mean = task.loss(module, _double(to_device(batch, flat.device)))
-            (mean * (count / size)).backward()
+            (mean * (count / size)).backward()  # type: ignore[no-untyped-call]
         except RuntimeError as error:
             raise TaskError(
                 f"the certificate needs the model in float64, and it does not run so: {error}; make it follow its "
@@ -64,8 +63,8 @@ def full_gradient(task: Task, flat: FlatModel, data: Dataset[Any], at: Float32Ve
         loss += float(mean.detach()) * count / size
     found = dict(module.named_parameters())
     vector = np.zeros(flat.layout.size, np.float64)
-    for segment, name in zip(flat.layout.segments, wide, strict=True):
-        gradient = found[name].grad if name in found else None
+    for segment in flat.layout.segments:
+        gradient = found[segment.name].grad if segment.name in found else None  # a buffer has none
         if gradient is not None:
             vector[segment.offset : segment.stop] = gradient.reshape(-1).cpu().numpy()
     narrow = vector.astype(np.float32)

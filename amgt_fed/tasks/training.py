@@ -66,7 +66,7 @@ def train_locally(
     anchors = [parameter.detach().clone() for parameter in module.parameters()] if settings.prox_mu else []
     total, count = torch.zeros((), dtype=torch.float64), 0
     for batch in _training_batches(data, size, settings, seed):
-        moved = _to(batch, flat.device)
+        moved = to_device(batch, flat.device)
         optimizer.zero_grad(set_to_none=True)
         loss = task.loss(module, moved)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -88,8 +88,8 @@ def evaluate(task: Task, flat: FlatModel, data: Dataset[Any]) -> tuple[float, di
     module.eval()
     loss, size = 0.0, 0
     metrics: dict[str, float] = {}
-    for count, batch in _ordered_batches(data, EVALUATION_BATCH):
-        moved = _to(batch, flat.device)
+    for count, batch in ordered_batches(data, EVALUATION_BATCH):
+        moved = to_device(batch, flat.device)
         loss += float(task.loss(module, moved)) * count
         for name, value in task.metrics(module, moved).items():
             metrics[name] = metrics.get(name, 0.0) + float(value) * count
@@ -139,7 +139,8 @@ def _training_batches(data: Dataset[Any], size: int, settings: LocalSettings, se
             steps -= 1
 
 
-def _ordered_batches(data: Dataset[Any], batch_size: int) -> Iterator[tuple[int, Batch]]:
+def ordered_batches(data: Dataset[Any], batch_size: int) -> Iterator[tuple[int, Batch]]:
+    """All of `data` in its own order: (number of examples, batch)."""
     size = len(data)  # type: ignore[arg-type]
     for begin in range(0, size, batch_size):
         indices = np.arange(begin, min(begin + batch_size, size))
@@ -153,11 +154,12 @@ def _gather(data: Dataset[Any], indices: np.ndarray[Any, Any]) -> Batch:
     return default_collate([data[index] for index in indices.tolist()])
 
 
-def _to(batch: Batch, device: torch.device) -> Batch:
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """A batch with every tensor in it on `device`; lists become tuples."""
     if isinstance(batch, Tensor):
         return batch.to(device)
     if isinstance(batch, dict):
-        return {key: _to(value, device) for key, value in batch.items()}
+        return {key: to_device(value, device) for key, value in batch.items()}
     if isinstance(batch, tuple | list):
-        return tuple(_to(value, device) for value in batch)
+        return tuple(to_device(value, device) for value in batch)
     return batch

@@ -1,0 +1,85 @@
+"""What a run's bookkeeping is made of: the tracker, the reasons to stop, the line in the log."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+from typing import Any
+
+from amgt_fed.config import RunConfig
+from amgt_fed.convergence import Assumptions, Certificate, ConvergenceTracker, RoundReport, StatusRules, StopRules
+from amgt_fed.errors import ConfigError
+from amgt_fed.runs import RoundRecord
+
+from .rounds import Score
+
+log = logging.getLogger("amgt_fed.server")
+
+
+def tracker_for(config: RunConfig) -> ConvergenceTracker:
+    """The tracker of a run, with what the configuration knows and asks; 0 stands for unknown or off."""
+    convergence = config.convergence
+    stall = convergence.stop_on_stall
+    return ConvergenceTracker(
+        Assumptions(
+            mu=convergence.mu or None,
+            smoothness=convergence.smoothness or None,
+            c=convergence.delta_c or None,
+            f_low=convergence.f_low,
+        ),
+        rules=StatusRules(
+            gap_tolerance=convergence.gap_tolerance or None,
+            gradient_tolerance=convergence.gradient_tolerance or None,
+            stall_rounds=stall or StatusRules().stall_rounds,
+        ),
+        stops=StopRules(
+            on_certificate=convergence.gap_tolerance > 0 or convergence.gradient_tolerance > 0,
+            on_stall=stall > 0,
+            on_divergence=convergence.stop_on_divergence,
+            max_bytes=convergence.max_bytes or None,
+            max_seconds=convergence.max_seconds or None,
+        ),
+    )
+
+
+def plain_certificate(certificate: Certificate) -> dict[str, Any]:
+    """A certificate as plain values for JSON."""
+    return asdict(certificate)
+
+
+def log_round(record: RoundRecord, rounds: int) -> None:
+    """One line in the log for a round that is over."""
+    scores = ", ".join(f"{name} {value:.4g}" for name, value in record.metrics.items())
+    log.info(
+        "round %d of %d: loss %.4g%s; %d bytes up, %d down; delta %.3g; %d clients, %d failures; %s",
+        record.round,
+        rounds,
+        record.train_loss if record.loss is None else record.loss,
+        f", {scores}" if scores else "",
+        record.uplink_bytes,
+        record.downlink_bytes,
+        record.delta,
+        record.num_clients,
+        record.failures,
+        record.status,
+    )
+
+
+def stop_reason(config: RunConfig, report: RoundReport, score: Score | None) -> str:
+    """Why the run ends with this round; empty while it goes on.
+
+    Raises:
+        ConfigError: `stop_at` names a metric that the task does not measure.
+    """
+    if report.stop is not None:
+        return f"{report.stop}: {report.explanation}"
+    target = config.convergence.target
+    if target is None or score is None:
+        return ""
+    measured = {**score.metrics, "loss": score.loss}
+    if target.metric not in measured:
+        raise ConfigError(
+            f"convergence.stop_at names {target.metric!r}, which task {config.task!r} does not measure; it measures "
+            f"{', '.join(sorted(measured))}"
+        )
+    return f"target reached: {target}" if target.is_reached(measured) else ""
