@@ -215,7 +215,8 @@ def _values(annotation: Any, field: Any, key: str) -> st.SearchStrategy[Any]:
         "federation.clients_per_round": st.integers(1, 20),
         "partition.num_clients": st.integers(20, 1000),
     }
-    special["codec.downlink_budget"] = special["codec.uplink_budget"]
+    for other in ("codec.downlink_budget", "convergence.certify_budget"):
+        special[other] = special["codec.uplink_budget"]
     if key in special:
         return special[key]
     if annotation is bool:
