@@ -57,7 +57,9 @@ class BeijingAir(NaturalTask):
         "client.lr_decay": 0.05,
         "baseline.lr": 0.05,
     }
-    reference: ClassVar[Reference | None] = None
+    reference: ClassVar[Reference | None] = Reference(
+        "rmse", 20.17, "python benchmarks/centralised.py --task beijing-air"
+    )
 
     def __init__(self, settings: TaskSettings) -> None:
         super().__init__(settings)

@@ -57,7 +57,9 @@ class PaperQuadratic(Task):
         "codec.downlink_budget": "none",
         "baseline.lr": 0.25,
     }
-    reference: ClassVar[Reference | None] = None
+    reference: ClassVar[Reference | None] = Reference(
+        "gap", 1.735e-16, "python benchmarks/centralised.py --task paper-quadratic"
+    )
 
     def __init__(self, settings: TaskSettings) -> None:
         super().__init__(settings)

@@ -34,7 +34,7 @@ def test_the_hessians_spectrum_lies_between_mu_and_the_bound_at_random_points() 
         point = scale * torch.randn(size, generator=generator, dtype=torch.float64)
         torch.nn.utils.vector_to_parameters(point, model.parameters())
         assert task.loss(model, batch).item() == pytest.approx(float(loss(point)), rel=1e-12)
-        spectrum = np.linalg.eigvalsh(torch.func.hessian(loss)(point).numpy())
+        spectrum = np.linalg.eigvalsh(torch.autograd.functional.hessian(loss, point).numpy())
         assert spectrum[0] >= 0.05 - 1e-9
         assert spectrum[-1] <= constants.smoothness
 
