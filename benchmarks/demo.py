@@ -63,10 +63,9 @@ def main() -> None:
     for seed, methods in runs.items():
         for name, facts in methods.items():
             total = facts["uplink_bytes"] + facts["downlink_bytes"]
-            reached = (
-                ("never", "never") if facts["bytes_to_95"] is None else (facts["rounds_to_95"], facts["bytes_to_95"])
-            )
-            print(f"{seed:4}  {name:14} {facts['accuracy']:8.1%}  {reached[0]:>14}  {reached[1]:>14,}  {total:>12,}")
+            rounds, spent = facts["rounds_to_95"] or "never", facts["bytes_to_95"]
+            shown = "never" if spent is None else f"{spent:,}"
+            print(f"{seed:4}  {name:14} {facts['accuracy']:8.1%}  {rounds:>14}  {shown:>14}  {total:>12,}")
         ours, theirs = (facts["bytes_to_95"] for facts in methods.values())
         if ours and theirs:
             ratios.append(theirs / ours)
