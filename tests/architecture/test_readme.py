@@ -60,11 +60,11 @@ def test_every_command_runs_in_the_order_it_stands(tmp_path: Path) -> None:
             continue
         for start, more in SHORTER.items():
             if line.startswith(start) and "--resume" not in line and "--rounds" not in line:
-                line += more  # noqa: PLW2901
-        line = line.replace("--rounds 10", "--rounds 2").replace("certify_every=5", "certify_every=1")  # noqa: PLW2901
-        line = line.replace("--rounds 20", "--rounds 3").replace("cd examples &&", f"cd {ROOT / 'examples'} &&")  # noqa: PLW2901
+                line += more
+        line = line.replace("--rounds 10", "--rounds 2").replace("certify_every=5", "certify_every=1")
+        line = line.replace("--rounds 20", "--rounds 3").replace("cd examples &&", f"cd {ROOT / 'examples'} &&")
         if "cd " in line:
-            line += f" --out {tmp_path / 'wine'}"  # noqa: PLW2901
+            line += f" --out {tmp_path / 'wine'}"
         done = subprocess.run(
             ["bash", "-c", line], cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=240
         )
