@@ -10,22 +10,30 @@ from amgt_fed.config import RunConfig
 from amgt_fed.convergence import Assumptions, Certificate, ConvergenceTracker, RoundReport, StatusRules, StopRules
 from amgt_fed.errors import ConfigError
 from amgt_fed.runs import RoundRecord
+from amgt_fed.tasks import Constants
 
 from .rounds import Score
 
 log = logging.getLogger("amgt_fed.server")
 
 
-def tracker_for(config: RunConfig) -> ConvergenceTracker:
-    """The tracker of a run, with what the configuration knows and asks; 0 stands for unknown or off."""
+def tracker_for(config: RunConfig, constants: Constants | None = None) -> ConvergenceTracker:
+    """The tracker of a run, with what the configuration knows and asks; 0 stands for unknown or off.
+
+    Args:
+        config: of the run.
+        constants: the task's own, which hold where the configuration names none.
+    """
     convergence = config.convergence
+    known = constants or Constants()
     stall = convergence.stop_on_stall
     return ConvergenceTracker(
         Assumptions(
-            mu=convergence.mu or None,
-            smoothness=convergence.smoothness or None,
+            mu=convergence.mu or known.mu,
+            smoothness=convergence.smoothness or known.smoothness,
             c=convergence.delta_c or None,
-            f_low=convergence.f_low,
+            # 0 is no empty value here but the bound of any loss that is not negative.
+            f_low=convergence.f_low or known.f_low or 0.0,
         ),
         rules=StatusRules(
             gap_tolerance=convergence.gap_tolerance or None,

@@ -56,7 +56,9 @@ class Federation:
         self._setup: Setup = build(config)
         state, self._layout = start_state(secrets.randbits(63), self._setup)
         self._checkpoint = Checkpoint(
-            state=state, layout_digest=self._layout.digest, tracker=tracker_for(config).state()
+            state=state,
+            layout_digest=self._layout.digest,
+            tracker=tracker_for(config, self._setup.task.constants()).state(),
         )
         if config.resume:
             self._checkpoint = self._saved(self._layout) or self._checkpoint
