@@ -81,8 +81,11 @@ class BeijingAir(NaturalTask):
 
     def owners(self) -> IndexArray:
         """The station."""
-        counts = [len(targets) for _, targets in self._years[0]]
-        return np.repeat(np.arange(len(counts)), counts)
+        return _stations(self._years[0])
+
+    def test_owners(self) -> IndexArray:
+        """The station."""
+        return _stations(self._years[1])
 
     def labels(self) -> NDArray[Any]:
         """None: this is a regression.
@@ -129,6 +132,10 @@ class BeijingAir(NaturalTask):
                 rows = known[hours]
                 kept.append((torch.from_numpy(features[hours][rows]), torch.from_numpy(target[hours][rows])))
         return train, test
+
+
+def _stations(parts: list[tuple[Tensor, Tensor]]) -> IndexArray:
+    return np.repeat(np.arange(len(parts)), [len(targets) for _, targets in parts])
 
 
 def station_features(

@@ -83,8 +83,17 @@ class HAR(NaturalTask):
 
     def owners(self) -> IndexArray:
         """The person, counted from 0 in the order of their numbers."""
-        people = self._arrays["subject"][self.rows[0]]
-        return np.unique(people, return_inverse=True)[1].astype(np.int64)
+        return np.searchsorted(self._people, self._arrays["subject"][self.rows[0]])
+
+    def test_owners(self) -> IndexArray | None:
+        """The person; None with `split` = people, whose test people are no clients."""
+        if self.split == "people":
+            return None
+        return np.searchsorted(self._people, self._arrays["subject"][self.rows[1]])
+
+    @property
+    def _people(self) -> NDArray[Any]:
+        return np.unique(self._arrays["subject"][self.rows[0]])
 
     @cached_property
     def rows(self) -> tuple[IndexArray, IndexArray]:

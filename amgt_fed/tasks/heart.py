@@ -70,6 +70,10 @@ class HeartDisease(RegularisedLogistic, NaturalTask):
         """The hospital."""
         return self._site[self.rows[0]].astype(np.int64)
 
+    def test_owners(self) -> IndexArray:
+        """The hospital."""
+        return self._site[self.rows[1]].astype(np.int64)
+
     @cached_property
     def rows(self) -> tuple[IndexArray, IndexArray]:
         """The rows of the data file for training and for testing."""

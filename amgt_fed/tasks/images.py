@@ -39,7 +39,8 @@ class ImageCNN(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Scores (batch, 10) of grey levels 0..255, (batch, 28, 28), of any number type."""
-        hidden = images.float().unsqueeze(1) / 255.0 - 0.5
+        # The parameters' own type: a certificate runs the model in float64.
+        hidden = images.to(self.conv1.weight.dtype).unsqueeze(1) / 255.0 - 0.5
         hidden = nn.functional.max_pool2d(torch.relu(self.conv1(hidden)), 2)
         hidden = nn.functional.max_pool2d(torch.relu(self.conv2(hidden)), 2)
         return self.fc2(torch.relu(self.fc1(hidden.flatten(1))))  # type: ignore[no-any-return]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TypeVar
+from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
+from torch.utils.data import Dataset
 
 from amgt_fed.errors import TaskError
-from amgt_fed.tasks.base import IndexArray, Task, TaskSettings
+from amgt_fed.tasks.base import Examples, IndexArray, Task, TaskSettings
 
 Value = TypeVar("Value", int, float, str)
 
@@ -53,3 +55,20 @@ class NaturalTask(Task):
             return super().partitions()
         owners = self.owners()
         return [np.flatnonzero(owners == client) for client in range(int(owners.max()) + 1)]
+
+    def test_owners(self) -> IndexArray | None:
+        """For each test example the client it belongs to; None where the test data are nobody's."""
+        return None
+
+    def client_test_data(self, client: int) -> Dataset[Any] | None:
+        """The client's own held-out examples; its training data where the test data are nobody's."""
+        owners = self.test_owners() if self.settings.scheme == "natural" else None
+        if owners is None:
+            return super().client_test_data(client)
+        data = self._test_set
+        assert isinstance(data, Examples)
+        return data.subset(np.flatnonzero(owners == client))
+
+    @cached_property
+    def _test_set(self) -> Dataset[Any] | None:
+        return self.test_data()

@@ -110,8 +110,11 @@ class Shakespeare(NaturalTask):
 
     def owners(self) -> IndexArray:
         """The role, counted among those taken."""
-        counts = [len(sequences) for sequences, _ in self._roles]
-        return np.repeat(np.arange(len(counts)), counts)
+        return np.repeat(np.arange(len(self._roles)), [len(sequences) for sequences, _ in self._roles])
+
+    def test_owners(self) -> IndexArray:
+        """The role."""
+        return np.repeat(np.arange(len(self._roles)), [len(sequences) for _, sequences in self._roles])
 
     def labels(self) -> NDArray[np.int64]:
         """None: a sequence has no class.

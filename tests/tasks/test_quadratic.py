@@ -26,9 +26,9 @@ def test_the_mean_of_the_clients_is_the_papers_function(application: int, client
     for x, y in ((1.0, 1.0), (-0.5, 2.0), (0.0, 0.0)):
         model = Point((x, y))
         expected = FUNCTIONS[application](x, y)
-        losses = [float(task.loss(model, task.client_data(client).tensors)) for client in range(clients)]  # type: ignore[attr-defined]
+        losses = [task.loss(model, task.client_data(client).tensors).item() for client in range(clients)]  # type: ignore[attr-defined]
         assert sum(losses) / clients == pytest.approx(expected, rel=1e-5)
-        assert float(task.loss(model, task.test_data().tensors)) == pytest.approx(expected)  # type: ignore[union-attr]
+        assert task.loss(model, task.test_data().tensors).item() == pytest.approx(expected)  # type: ignore[union-attr]
         metrics = task.metrics(model, task.test_data().tensors)  # type: ignore[union-attr]
         assert metrics["gap"] == pytest.approx(expected - 2)
         assert metrics["distance"] == pytest.approx(math.hypot(x, y))
