@@ -48,14 +48,17 @@ class HeartDisease(RegularisedLogistic, NaturalTask):
         "partition.scheme": "natural",
         "partition.num_clients": 4,
         "federation.clients_per_round": 4,
-        "client.lr": 0.01,
+        # The certified gap after 40 rounds is .016; with AMGT on the clients it is .052 (see `digits-logreg`).
+        "client.optimizer": "sgd",
+        "client.momentum": 0.0,
+        "client.lr": 0.1,
         "client.lr_decay": 0.1,
         "codec.uplink_budget": "nmse=0.1",
         "codec.downlink_budget": "nmse=0.1",
         "baseline.lr": 0.05,
     }
     reference: ClassVar[Reference | None] = Reference(
-        "accuracy", 0.8297, "python benchmarks/centralised.py --task heart-disease"
+        "accuracy", 0.8352, "python benchmarks/centralised.py --task heart-disease"
     )
 
     def train_data(self) -> Examples:

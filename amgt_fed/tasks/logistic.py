@@ -78,7 +78,12 @@ class DigitsLogistic(RegularisedLogistic):
     classes: ClassVar[int] = 10
     defaults: ClassVar[Mapping[str, bool | int | float | str]] = {
         "rounds": 40,
-        "client.lr": 0.005,
+        "federation.clients_per_round": 20,
+        # Test loss after 40 rounds .77, without a federation .73; with AMGT on the clients, best of four rates, 1.10:
+        # a step divided by sqrt(v) pulls label-skewed clients further apart.
+        "client.optimizer": "sgd",
+        "client.momentum": 0.0,
+        "client.lr": 0.2,
         "client.lr_decay": 0.1,
         "codec.uplink_budget": "nmse=0.1",
         "codec.downlink_budget": "nmse=0.1",

@@ -8,11 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import amgt_fed
 from amgt_fed.setup import build, resolve
-from amgt_fed.tasks import evaluate
+from amgt_fed.tasks import BUILT_IN, evaluate, find_task, full_gradient
 
 Keys = dict[str, bool | int | float | str]
 
@@ -85,13 +86,25 @@ def test_three_rounds_lower_the_loss(task: str, extra: Keys, tmp_path: Path, req
     assert after < before
 
 
-@pytest.mark.parametrize("task", sorted(SMALL))
-def test_the_command_line_runs_it(task: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    keys = SMALL[task] | {"federation.evaluate": "none", "client.steps": 1}
+@pytest.mark.parametrize("task", sorted(BUILT_IN))
+def test_a_task_tells_its_centralised_score_and_its_defaults_are_keys_there_are(task: str) -> None:
+    found = find_task(task)
+    assert found.reference is not None
+    assert f"--task {task}" in found.reference.command
+    assert resolve({"task": task}).task == task  # an unknown key among the defaults would be refused
+
+
+# One of each kind: no files, the directory as an argument, the directory from the environment.
+@pytest.mark.parametrize(("task", "by"), [("paper-quadratic", ""), ("heart-disease", "argument"), ("har", "variable")])
+def test_the_command_line_runs_it(task: str, by: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    keys = SMALL[task] | {"client.steps": 1}
     words = [part for key, value in keys.items() for part in ("--set", f"{key}={value}")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    if task not in FILELESS:
+    environment.pop("AMGT_DATA", None)
+    if by == "variable":
         environment["AMGT_DATA"] = str(request.getfixturevalue("data_dir"))
+    elif by == "argument":
+        words += ["--data-dir", str(request.getfixturevalue("data_dir"))]
     command = [
         str(Path(sys.executable).with_name("amgt-fed")),
         "run",
@@ -112,3 +125,22 @@ def test_the_command_line_runs_it(task: str, tmp_path: Path, request: pytest.Fix
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["rounds"] == 1
+
+
+@pytest.mark.parametrize(
+    ("task", "model"),
+    [("mnist", ""), ("har", "cnn"), ("har", "mlp"), ("beijing-air", ""), ("heart-disease", "")]
+    + [("shakespeare", model) for model in ("gru", "lstm", "transformer")],
+)
+def test_a_certified_rounds_gradient_exists_and_a_step_against_it_lowers_the_loss(
+    task: str, model: str, data_dir: Path
+) -> None:
+    options: Keys = {"options.model": model} if model else {}
+    setup = build(resolve({"task": task, "data_dir": str(data_dir), **options}))
+    flat = setup.fresh_model()
+    data = setup.task.client_data(2).subset(range(60))  # type: ignore[attr-defined]
+    start = flat.read()
+    found = full_gradient(setup.task, flat, data, start)
+    there = full_gradient(setup.task, flat, data, start - np.float32(1e-3) * found.vector)
+    # The first-order decrease, half of it for the curvature.
+    assert there.loss < found.loss - 0.5e-3 * float(found.vector.astype(float) @ found.vector)

@@ -119,3 +119,32 @@ def test_shakespeares_transformer_sees_no_later_symbol() -> None:
 def test_another_number_of_clients_names_the_right_one(data_dir: Path, task: str, there: int) -> None:
     with pytest.raises(TaskError, match=f"has {there} clients.*set it to {there}"):
         load_task(task, TaskSettings(scheme="natural", num_clients=5, data_dir=data_dir)).client_indices  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("task", "clients", "options"),
+    [
+        ("beijing-air", 12, {}),
+        ("har", 30, {"split": "time", "model": "mlp"}),
+        ("heart-disease", 4, {}),
+        ("shakespeare", 5, {"roles": 5}),
+    ],
+)
+def test_the_clients_held_out_examples_are_the_servers_dealt_to_their_owners(
+    data_dir: Path, task: str, clients: int, options: dict[str, int | str]
+) -> None:
+    found = load_task(task, settings(data_dir, clients, **options))
+    parts = [found.client_test_data(client).tensors for client in range(clients)]  # type: ignore[union-attr]
+    for column, whole in enumerate(found.test_data().tensors):  # type: ignore[union-attr]
+        dealt = torch.cat([part[column] for part in parts])
+        assert min(len(part[column]) for part in parts) > 0
+        assert sorted(row.numpy().tobytes() for row in dealt) == sorted(row.numpy().tobytes() for row in whole)
+    own = {row.numpy().tobytes() for row in parts[1][0]}
+    trained = {row.numpy().tobytes() for row in found.client_data(1).tensors[0]}  # type: ignore[attr-defined]
+    assert len(own & trained) <= 0.02 * len(own)  # but for lines a role says twice, or equal hours
+
+
+def test_har_people_nobody_trained_on_are_no_clients_own(data_dir: Path) -> None:
+    task = HAR(settings(data_dir, 21, model="mlp"))
+    scored = task.client_test_data(3)
+    assert torch.equal(scored.tensors[0], task.client_data(3).tensors[0])  # type: ignore[union-attr,attr-defined]
