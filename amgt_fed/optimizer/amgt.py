@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from amgt_fed.optimizer import native
 from amgt_fed.optimizer.errors import NonFiniteGradient, UnsupportedTensor
 from amgt_fed.optimizer.functional import step_functional
 from amgt_fed.optimizer.rule import Rule
 from amgt_fed.optimizer.settings import check_settings
-from amgt_fed.optimizer.step import Slot, step_slots
-
-_HALF = (torch.float16, torch.bfloat16)
+from amgt_fed.optimizer.slots import Slot, bad_slot, by_device, home, slot_of, store
+from amgt_fed.optimizer.step import step_slots
 
 
 class AMGT(Optimizer):
@@ -45,6 +45,8 @@ class AMGT(Optimizer):
         capturable: keep every scalar on the device, for CUDA graphs. In a captured or compiled step a non-finite
             gradient is skipped: nothing can be raised from there.
         differentiable: let autograd record the step.
+        fused: True: one C kernel, compiled when first used, steps what is float32 or float64 on the CPU; needs a C
+            compiler. None and False: torch operations only.
         nonfinite: on a NaN or infinite gradient, "raise" `NonFiniteGradient` or "skip" the whole step; either way
             before anything is changed.
         threshold_rule: "exact" drops the most entries the budget allows; "sufficient" is the cheaper rule that may
@@ -53,6 +55,7 @@ class AMGT(Optimizer):
     Raises:
         InvalidHyperparameter: (a ValueError) a setting is out of range.
         UnsupportedTensor: a parameter is complex or not floating point.
+        FusedStepUnavailable: fused=True where there is no working C compiler.
 
     Source: Laisin et al. (2025), doi 10.63561/jca.v2i4.1069, as read in docs/optimizer.md.
     """
@@ -121,6 +124,8 @@ class AMGT(Optimizer):
             UnsupportedTensor: a parameter is complex or not floating point.
         """
         check_settings({**self.defaults, **param_group})
+        if {**self.defaults, **param_group}["fused"]:
+            native.kernel()  # compiles now, or says now that it cannot
         super().add_param_group(param_group)
         for index, param in enumerate(self.param_groups[-1]["params"]):
             if not param.is_floating_point():
@@ -153,17 +158,19 @@ class AMGT(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        work = [(index, group, self._slots(group)) for index, group in enumerate(self.param_groups)]
-        on_device = torch.compiler.is_compiling() or any(g["capturable"] or g["differentiable"] for _, g, _ in work)
-        if on_device:
+        work = [_Work(index, group, self._slots(group)) for index, group in enumerate(self.param_groups)]
+        on_device = any(part.group["capturable"] or part.group["differentiable"] for part in work)
+        if on_device or torch.compiler.is_compiling():
             self._step_on_device(work)
-        elif self._gradients_are_finite(work):
-            for index, group, slots in work:
-                rule = Rule.of(group)
-                squared = sum(
-                    step_slots(part, rule, foreach=group["foreach"] is not False) for part in _by_device(slots)
-                )
-                self._threshold_errors[index] = squared**0.5
+            return loss
+        for part in work:
+            if part.group["fused"]:
+                part.fuse()
+        for part in work:
+            if not self._may_go_on(part):
+                return loss
+        for part in work:
+            self._threshold_errors[part.index] = part.step() ** 0.5
         return loss
 
     def threshold_error(self) -> list[float]:
@@ -191,7 +198,7 @@ class AMGT(Optimizer):
             for param, key in zip(group["params"], old["params"], strict=True):
                 for name, value in saved.get(key, {}).items():
                     if isinstance(value, Tensor):
-                        self.state[param][name] = value.detach().clone().to(self._home(name, param, group))
+                        self.state[param][name] = value.detach().clone().to(home(name, param, group))
         self._threshold_errors = {}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -203,118 +210,70 @@ class AMGT(Optimizer):
                 group.setdefault(name, value)
 
     def _slots(self, group: dict[str, Any]) -> list[Slot]:
-        slots = []
-        for index, param in enumerate(group["params"]):
-            if param.grad is None:
-                continue
-            if param.grad.is_sparse or param.grad.layout != torch.strided:
-                raise UnsupportedTensor(
-                    f"parameter {index} of shape {tuple(param.shape)} has a sparse gradient; AMGT needs dense ones "
-                    "(for an embedding: sparse=False)"
-                )
-            state = self.state[param]
-            if not state:
-                self._init_state(state, param, group)
-            if group["amsgrad"] and "max_exp_avg_sq" not in state:
-                state["max_exp_avg_sq"] = state["exp_avg_sq"].clone()
-            slots.append(
-                Slot(
-                    param,
-                    param.grad,
-                    state["exp_avg"],
-                    state["exp_avg_sq"],
-                    state["max_exp_avg_sq"] if group["amsgrad"] else None,
-                    state["step"],
-                    state["beta1_product"],
-                )
-            )
-        return slots
+        return [
+            slot_of(index, param, param.grad, self.state[param], group)
+            for index, param in enumerate(group["params"])
+            if param.grad is not None
+        ]
 
-    def _init_state(self, state: dict[str, Any], param: Tensor, group: dict[str, Any]) -> None:
-        # Squares of half-precision gradients leave that type's range, so their moments are kept in float32.
-        dtype = torch.float32 if param.dtype in _HALF else param.dtype
-        zeros = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
-        state["step"] = torch.zeros((), dtype=torch.float32, device=self._home("step", param, group))
-        state["beta1_product"] = torch.ones((), dtype=torch.float64, device=self._home("beta1_product", param, group))
-        state["exp_avg"] = zeros
-        state["exp_avg_sq"] = torch.zeros_like(zeros)
-        if group["amsgrad"]:
-            state["max_exp_avg_sq"] = torch.zeros_like(zeros)
-
-    @staticmethod
-    def _home(name: str, param: Tensor, group: dict[str, Any]) -> torch.device:
-        on_host = name in ("step", "beta1_product") and not group["capturable"]
-        return torch.device("cpu") if on_host else param.device
-
-    def _gradients_are_finite(self, work: list[tuple[int, dict[str, Any], list[Slot]]]) -> bool:
+    def _may_go_on(self, part: _Work) -> bool:
         """Look at every gradient before anything is changed, so that a bad one cannot poison the state."""
-        for index, group, slots in work:
-            for slot in slots:
-                if slot.grad.numel() == 0 or _square_is_finite(slot):
-                    continue
-                if group["nonfinite"] == "skip":
-                    self.skipped_steps += 1
-                    return False
-                raise NonFiniteGradient(
-                    f"the gradient of a parameter of shape {tuple(slot.param.shape)} in group {index} holds NaN or an "
-                    'infinity, or its square overflows; nothing was changed. nonfinite="skip" passes over such steps'
-                )
-        return True
+        bad = part.bad_slot()
+        if bad is None:
+            return True
+        if part.group["nonfinite"] == "skip":
+            self.skipped_steps += 1
+            return False
+        raise NonFiniteGradient(
+            f"the gradient of a parameter of shape {tuple(bad.param.shape)} in group {part.index} holds NaN or an "
+            'infinity, or its square overflows; nothing was changed. nonfinite="skip" passes over such steps'
+        )
 
-    def _step_on_device(self, work: list[tuple[int, dict[str, Any], list[Slot]]]) -> None:
-        everything = [slot for _, _, slots in work for slot in slots]
-        if not everything:
+    def _step_on_device(self, work: list[_Work]) -> None:
+        slots = [slot for part in work for slot in part.slots]
+        if not slots:
             return
+        capturing = slots[0].param.is_cuda and torch.cuda.is_current_stream_capturing()
+        if not torch.compiler.is_compiling() and not capturing and not all(map(self._may_go_on, work)):
+            return
+        device = slots[0].param.device
         finite = torch.stack(
-            [
-                torch.isfinite(slot.grad.detach().to(slot.exp_avg.dtype).square()).all().to(everything[0].param.device)
-                for slot in everything
-            ]
+            [slot.grad.detach().to(slot.exp_avg.dtype).square().isfinite().all().to(device) for slot in slots]
         ).all()
-        if not torch.compiler.is_compiling() and not self._capturing(everything) and not bool(finite):
-            self._gradients_are_finite(work)
-            return
-        for index, group, slots in work:
+        for part in work:
             error: Tensor | float = 0.0
-            for slot in slots:
-                with torch.set_grad_enabled(group["differentiable"]):
-                    new, squared = step_functional(slot, group, finite.to(slot.param.device))
-                    self._store(slot, new, group)
-                error = error + squared
-            self._threshold_errors[index] = error**0.5
-
-    def _store(self, slot: Slot, new: Slot, group: dict[str, Any]) -> None:
-        if group["differentiable"]:
-            state = self.state[slot.param]
-            for name in ("step", "beta1_product", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"):
-                if getattr(new, name) is not None:
-                    state[name] = getattr(new, name)
-            slot.param.copy_(new.param)
-            return
-        slot.param.copy_(new.param)
-        slot.exp_avg.copy_(new.exp_avg)
-        slot.exp_avg_sq.copy_(new.exp_avg_sq)
-        slot.step.copy_(new.step)
-        slot.beta1_product.copy_(new.beta1_product)
-        if slot.max_exp_avg_sq is not None and new.max_exp_avg_sq is not None:
-            slot.max_exp_avg_sq.copy_(new.max_exp_avg_sq)
-
-    @staticmethod
-    def _capturing(slots: list[Slot]) -> bool:
-        return slots[0].param.is_cuda and torch.cuda.is_current_stream_capturing()
+            for slot in part.slots:
+                differentiable = part.group["differentiable"]
+                with torch.set_grad_enabled(differentiable):
+                    new, squared = step_functional(slot, part.group, finite.to(slot.param.device))
+                    store(slot, new, self.state[slot.param], differentiable=differentiable)
+                error = error + squared.to(device)
+            self._threshold_errors[part.index] = error**0.5
 
 
-def _by_device(slots: list[Slot]) -> list[list[Slot]]:
-    parts: dict[tuple[torch.device, torch.dtype], list[Slot]] = {}
-    for slot in slots:
-        parts.setdefault((slot.param.device, slot.exp_avg.dtype), []).append(slot)
-    return list(parts.values())
+class _Work:
+    """One parameter group's part of a step."""
 
+    def __init__(self, index: int, group: dict[str, Any], slots: list[Slot]) -> None:
+        self.index, self.group, self.slots = index, group, slots
+        self._eager = slots
+        self._fused: native.FusedGroup | None = None
 
-def _square_is_finite(slot: Slot) -> bool:
-    dtype = slot.exp_avg.dtype
-    norm = float(torch.linalg.vector_norm(slot.grad.to(dtype)))
-    if norm * norm <= torch.finfo(dtype).max:
-        return True
-    peak = torch.linalg.vector_norm(slot.grad.to(dtype), ord=torch.inf)
-    return bool(torch.isfinite(peak * peak))
+    def fuse(self) -> None:
+        """Hand what the kernel can take to the kernel."""
+        taken: list[Slot] = []
+        self._eager = []
+        for slot in self.slots:
+            (taken if native.takes(slot) else self._eager).append(slot)
+        self._fused = native.FusedGroup(taken, Rule.of(self.group))
+
+    def bad_slot(self) -> Slot | None:
+        return (self._fused and self._fused.check()) or bad_slot(self._eager)
+
+    def step(self) -> float:
+        """Step every tensor and give the squared threshold error."""
+        squared = self._fused.step() if self._fused else 0.0
+        if self._eager:
+            rule, foreach = Rule.of(self.group), self.group["foreach"] is not False
+            squared += sum(step_slots(part, rule, foreach=foreach) for part in by_device(self._eager))
+        return squared

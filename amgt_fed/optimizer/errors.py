@@ -36,3 +36,7 @@ class UnsupportedTensor(AMGTFedError, TypeError, RuntimeError):
 
 class NonFiniteGradient(AMGTFedError, RuntimeError):
     """A gradient holds NaN or an infinity, or its square overflows; no parameter and no state was changed."""
+
+
+class FusedStepUnavailable(AMGTFedError, RuntimeError):
+    """fused=True was asked for where the kernel cannot be compiled."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from amgt_fed.optimizer.step import Slot
+from amgt_fed.optimizer.slots import Slot
 from amgt_fed.optimizer.threshold import hard_threshold_mask
 
 
@@ -39,7 +39,7 @@ def step_functional(slot: Slot, group: Mapping[str, Any], finite: Tensor) -> tup
     spread = (v / unbias2.to(dtype) - m_hat_prev * m_hat_prev).clamp_min(0)
     if group["variance"] == "relative":
         square = (v / unbias2.to(dtype)).sum()
-        noise = spread.sum() / torch.where(square > 0, square, 1)  # D1
+        noise = (spread.sum() / torch.where(square > 0, square, 1)).nan_to_num(1.0)  # D1; NaN: both sums overflowed
     else:
         noise = spread.sum() / max(1, v.numel())
     beta1_t = beta1 / (1 + group["gamma"] * noise.to(torch.float64))  # (9), D2

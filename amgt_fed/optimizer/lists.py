@@ -1,4 +1,4 @@
-"""Elementwise work on lists of tensors: one call per tensor, or one call for all.
+"""Elementwise work on lists of tensors: one call for a list of one, or one call for all.
 
 The two do the same arithmetic in the same order, so a step has the same bits with either.
 """
@@ -29,11 +29,8 @@ class Kernels(Protocol):
     def add_(self, a: Tensors, b: Tensors, scales: Scalars) -> None:
         """a += scales * b."""
 
-    def addcmul_(self, a: Tensors, b: Tensors, c: Tensors, scale: float) -> None:
-        """a += scale * b * c."""
-
-    def addcdiv_(self, a: Tensors, b: Tensors, c: Tensors, scales: Scalars) -> None:
-        """a += scales * b / c; overwrites nothing else."""
+    def addcmul_(self, a: Tensors, b: Tensors, c: Tensors, scales: Scalars) -> None:
+        """a += scales * b * c."""
 
     def lerp_(self, a: Tensors, b: Tensors, weights: Scalars) -> None:
         """a += weights * (b - a)."""
@@ -42,11 +39,11 @@ class Kernels(Protocol):
         """a = max(a, b)."""
 
     def clamped(self, a: Tensors, b: Tensors, scales: Scalars) -> Tensors:
-        """max(a + scales * b^2, 0)."""
+        """max(a + scales * b^2, 0), good until the next call."""
         ...
 
-    def root(self, a: Tensors, offsets: Scalars) -> Tensors:
-        """sqrt(a + offsets)."""
+    def inverse_root(self, a: Tensors, offsets: Scalars) -> Tensors:
+        """1 / sqrt(a + offsets), good until the next call."""
         ...
 
     def sums(self, a: Tensors) -> list[float]:
@@ -62,6 +59,19 @@ def _sums(a: Tensors) -> list[float]:
 
 
 class _Loop:
+    """Lists of one tensor, with one scratch tensor for all results."""
+
+    # A fresh result of some hundred kB means fresh pages from the system every time, which costs more than the
+    # arithmetic.
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._memory: Tensor | None = None
+
+    def _scratch(self, like: Tensor) -> Tensor:
+        if self._memory is None:
+            self._memory = torch.empty(self._size, dtype=like.dtype, device=like.device)
+        return self._memory[: like.numel()].view(like.shape)
+
     def mul_(self, a: Tensors, factor: float) -> None:
         for x in a:
             x.mul_(factor)
@@ -74,13 +84,9 @@ class _Loop:
         for x, y, scale in zip(a, b, scales, strict=True):
             x.addcmul_(y, _one(y), value=scale)
 
-    def addcmul_(self, a: Tensors, b: Tensors, c: Tensors, scale: float) -> None:
-        for x, y, z in zip(a, b, c, strict=True):
-            x.addcmul_(y, z, value=scale)
-
-    def addcdiv_(self, a: Tensors, b: Tensors, c: Tensors, scales: Scalars) -> None:
+    def addcmul_(self, a: Tensors, b: Tensors, c: Tensors, scales: Scalars) -> None:
         for x, y, z, scale in zip(a, b, c, scales, strict=True):
-            x.addcdiv_(y, z, value=scale)
+            x.addcmul_(y, z, value=scale)
 
     def lerp_(self, a: Tensors, b: Tensors, weights: Scalars) -> None:
         for x, y, weight in zip(a, b, weights, strict=True):
@@ -91,10 +97,12 @@ class _Loop:
             torch.maximum(x, y, out=x)
 
     def clamped(self, a: Tensors, b: Tensors, scales: Scalars) -> Tensors:
-        return [torch.addcmul(x, y, y, value=s).clamp_min_(0) for x, y, s in zip(a, b, scales, strict=True)]
+        (x,), (y,), (scale,) = a, b, scales
+        return [torch.addcmul(x, y, y, value=scale, out=self._scratch(x)).clamp_min_(0)]
 
-    def root(self, a: Tensors, offsets: Scalars) -> Tensors:
-        return [x.add(offset).sqrt_() for x, offset in zip(a, offsets, strict=True)]
+    def inverse_root(self, a: Tensors, offsets: Scalars) -> Tensors:
+        (x,), (offset,) = a, offsets
+        return [torch.add(x, offset, out=self._scratch(x)).rsqrt_()]
 
     def sums(self, a: Tensors) -> list[float]:
         return _sums(a)
@@ -110,15 +118,13 @@ class _Foreach:
     def add_(self, a: Tensors, b: Tensors, scales: Scalars) -> None:
         torch._foreach_addcmul_(a, b, [_one(y) for y in b], scales)
 
-    def addcmul_(self, a: Tensors, b: Tensors, c: Tensors, scale: float) -> None:
-        torch._foreach_addcmul_(a, b, c, scale)
-
-    def addcdiv_(self, a: Tensors, b: Tensors, c: Tensors, scales: Scalars) -> None:
-        torch._foreach_addcdiv_(a, b, c, scales)
+    def addcmul_(self, a: Tensors, b: Tensors, c: Tensors, scales: Scalars) -> None:
+        torch._foreach_addcmul_(a, b, c, scales)
 
     def lerp_(self, a: Tensors, b: Tensors, weights: Scalars) -> None:
         if not _LERP_TAKES_A_LIST:
-            LOOP.lerp_(a, b, weights)
+            for x, y, weight in zip(a, b, weights, strict=True):
+                x.lerp_(y, weight)
             return
         torch._foreach_lerp_(a, b, weights)
 
@@ -130,9 +136,9 @@ class _Foreach:
         torch._foreach_clamp_min_(excess, 0)
         return list(excess)
 
-    def root(self, a: Tensors, offsets: Scalars) -> Tensors:
+    def inverse_root(self, a: Tensors, offsets: Scalars) -> Tensors:
         roots = torch._foreach_add(a, offsets)
-        torch._foreach_sqrt_(roots)
+        torch._foreach_rsqrt_(roots)
         return list(roots)
 
     def sums(self, a: Tensors) -> list[float]:
@@ -144,5 +150,9 @@ def _one(like: Tensor) -> Tensor:
     return torch.ones((), dtype=like.dtype, device=like.device).expand_as(like)
 
 
-LOOP: Kernels = _Loop()
 FOREACH: Kernels = _Foreach()
+
+
+def loop(size: int) -> Kernels:
+    """Kernels for lists of one tensor of at most `size` elements."""
+    return _Loop(size)

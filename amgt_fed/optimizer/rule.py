@@ -82,6 +82,7 @@ class Rule:
         """
         if self.relative_variance:
             noise = spread / square if square > 0 else 0.0  # D1; nothing seen yet: nothing is noise
+            noise = 1.0 if math.isnan(noise) else noise  # both sums overflowed
         else:
             noise = spread / self.unbias2(t) / count if count else 0.0
         return self.beta1 / (1 + self.gamma * noise)  # (9)

@@ -15,25 +15,13 @@ from torch import Tensor
 
 from amgt_fed.optimizer import lists
 from amgt_fed.optimizer.rule import Rule
+from amgt_fed.optimizer.slots import Slot
 from amgt_fed.optimizer.threshold import hard_threshold_
 
-BLOCK = 1 << 16
-"""Elements of a block on the CPU: four float32 arrays of half that, one core's share, fit into 1 MiB of cache."""
+BLOCK = 1 << 17
+"""Elements of a block on the CPU: a few MiB of float32; smaller blocks cost more in calls than they save in cache."""
 DEVICE_BLOCK = 1 << 24
 """Elements of small tensors that share a block elsewhere; large tensors are not cut there."""
-
-
-@dataclass(slots=True)
-class Slot:
-    """A parameter, its gradient, and AMGT's state for it."""
-
-    param: Tensor
-    grad: Tensor
-    exp_avg: Tensor  # m
-    exp_avg_sq: Tensor  # v
-    max_exp_avg_sq: Tensor | None  # running maximum of v, for amsgrad
-    step: Tensor  # t, 0-d
-    beta1_product: Tensor  # c, 0-d float64
 
 
 @dataclass(slots=True)
@@ -69,7 +57,6 @@ def step_slots(slots: list[Slot], rule: Rule, *, foreach: bool) -> float:
     Returns:
         The squared threshold error, sum of ||T(m_hat) - m_hat||_2^2 over the tensors.
     """
-    kernels = lists.FOREACH if foreach else lists.LOOP
     error = 0.0
     small: list[Slot] = []
     room = 0
@@ -77,14 +64,14 @@ def step_slots(slots: list[Slot], rule: Rule, *, foreach: bool) -> float:
         on_cpu = slot.param.device.type == "cpu"
         limit = BLOCK if on_cpu else DEVICE_BLOCK
         if slot.param.numel() > limit:
-            error += _step([slot], _pieces(slot) if on_cpu else [_whole([slot])], rule, kernels)
+            error += _step([slot], _pieces(slot) if on_cpu else [_whole([slot])], rule)
             continue
         if small and (not foreach or slot.param.numel() > room):
-            error += _step(small, [_whole(small)], rule, kernels)
+            error += _step(small, [_whole(small)], rule)
             small = []
         room = (room if small else limit) - slot.param.numel()
         small.append(slot)
-    return error + (_step(small, [_whole(small)], rule, kernels) if small else 0.0)
+    return error + (_step(small, [_whole(small)], rule) if small else 0.0)
 
 
 def _whole(slots: list[Slot]) -> Block:
@@ -116,8 +103,9 @@ def _flat(tensor: Tensor) -> Tensor | None:
     return tensor.as_strided((tensor.numel(),), (1,)) if dense else None
 
 
-def _step(slots: list[Slot], blocks: list[Block], rule: Rule, kernels: lists.Kernels) -> float:
+def _step(slots: list[Slot], blocks: list[Block], rule: Rule) -> float:
     """Step the tensors of `slots`: one block with all of them, or the pieces of a single one."""
+    kernels = lists.FOREACH if len(slots) > 1 else lists.loop(max(block.m[0].numel() for block in blocks))
     t = [int(slot.step) + 1 for slot in slots]
     c_prev = [float(slot.beta1_product) for slot in slots]
     beta1 = _second_moment_(blocks, rule, kernels, t, c_prev, [slot.param.numel() for slot in slots])
@@ -157,7 +145,7 @@ def _second_moment_(
     for block in blocks:
         g = block.gradient(rule)
         kernels.mul_(block.v, rule.beta2)
-        kernels.addcmul_(block.v, g, g, 1 - rule.beta2)
+        kernels.addcmul_(block.v, g, g, [1 - rule.beta2] * len(g))
         if rule.gamma:
             excess = kernels.clamped(block.v, block.m, weights)
             for index, value in enumerate(kernels.sums(excess)):
@@ -213,8 +201,8 @@ def _descend_(
     scales = [-rule.scale(s, product) for s, product in zip(t, c, strict=True)]
     if rule.preconditioned:
         second = block.peak or block.v
-        roots = kernels.root(second, [rule.denominator_offset(s, dtype) for s in t])
-        kernels.addcdiv_(x, direction, roots, scales)
+        inverse = kernels.inverse_root(second, [rule.denominator_offset(s, dtype) for s in t])
+        kernels.addcmul_(x, direction, inverse, scales)
     else:
         kernels.add_(x, direction, scales)
     for param, stepped in zip(block.x, x, strict=True):

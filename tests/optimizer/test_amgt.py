@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,11 @@ OPTIONS = st.fixed_dictionaries(
         "maximize": st.booleans(),
     }
 )
-PATHS = st.sampled_from([{"foreach": False}, {"foreach": True}, {"capturable": True}, {"differentiable": True}])
+COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+PATHS = st.sampled_from(
+    [{"foreach": False}, {"foreach": True}, {"capturable": True}, {"differentiable": True}]
+    + ([{"fused": True}] if COMPILER else [])
+)
 
 
 def reference_options(options: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""AMGT in plain numpy float64, one tensor, by the book (docs/optimizer.md); slow, and imports nothing of the project."""
+"""AMGT in plain numpy float64, one tensor, by the book; slow, and imports nothing of the project."""
 
 from __future__ import annotations
 
