@@ -24,17 +24,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amgt_fed.codec import rans
-from amgt_fed.codec.errors import CorruptPayload
 from amgt_fed.codec.lowrank import Factors
 from amgt_fed.codec.quantize import Shifts
-from amgt_fed.codec.symbols import FIRST, SYMBOLS, WIDTH, PlainBits, pack, plain_bits, to_symbols, unpack, unpack_bits
+from amgt_fed.codec.symbols import PlainBits, pack, plain_bits, to_symbols
 from amgt_fed.codec.tables import gap_book, level_book
-from amgt_fed.codec.tensor import histograms, matrix_shape, rank_limit
-from amgt_fed.layout import Layout
+from amgt_fed.codec.tensor import histograms
 
 EMPTY, LOSSLESS, PIPELINE, SCALED = 0, 1, 2, 3
-_SPARSE_FLAG = 16
-_BASE_RANGE = 512
+SPARSE_FLAG = 16
 ONE_LANE_SYMBOLS = 1 << 16
 
 
@@ -110,7 +107,7 @@ def write(content: Levels) -> bytes:
     plain = [plain_bits(number, symbol) for number, symbol in zip(numbers, symbols, strict=True)]
     plain += [_signs(row[row != 0]) for row in factor_rows]
     plain += [_signs(t.levels) for t in content.tensors if t.indices.size]
-    flags = log2_lanes | (_SPARSE_FLAG if gaps else 0)
+    flags = log2_lanes | (SPARSE_FLAG if gaps else 0)
     return bytes([PIPELINE, flags]) + bytes(head) + coded + pack(plain)
 
 
@@ -139,213 +136,3 @@ def _varint(number: int) -> bytes:
         number >>= 7
     out.append(number)
     return bytes(out)
-
-
-class _Reader:
-    """Takes bytes off the front; every read is checked against what is left."""
-
-    def __init__(self, data: memoryview) -> None:
-        self.data, self.at = data, 0
-
-    def take(self, count: int) -> bytes:
-        if self.at + count > len(self.data):
-            raise CorruptPayload(f"body ends at byte {len(self.data)}, inside a field of {count} at byte {self.at}")
-        self.at += count
-        return bytes(self.data[self.at - count : self.at])
-
-    def byte(self) -> int:
-        return self.take(1)[0]
-
-    def varint(self, limit: int, what: str) -> int:
-        number = 0
-        for shift in range(0, 35, 7):
-            byte = self.byte()
-            number |= (byte & 127) << shift
-            if byte < 128:
-                break
-        if number > limit:
-            raise CorruptPayload(f"{what} is {number} at byte {self.at}; at most {limit} is possible here")
-        return number
-
-
-@dataclass(frozen=True, slots=True)
-class _Head:
-    rank: int
-    base: int
-    units: NDArray[np.int64]
-    tables: list[int]  # u, v, u, v, ...
-    survivors: int
-    gap_table: int
-
-
-_NOTHING = _Head(0, 0, np.zeros(0, np.int64), [], 0, 0)
-
-
-def read(body: memoryview, layout: Layout) -> tuple[Levels, tuple[float, ...]]:
-    """Read and check a body of kind PIPELINE.
-
-    Returns:
-        Its content, and the bytes each tensor takes.
-
-    Raises:
-        CorruptPayload: anything that `write` would not have written for this layout.
-    """
-    reader = _Reader(body)
-    if reader.byte() != PIPELINE:
-        raise CorruptPayload("body is not of the pipeline's kind")
-    flags = reader.byte()
-    log2_lanes = flags & 15
-    if flags > 31 or log2_lanes > rans.MAX_LOG_LANES:
-        raise CorruptPayload(f"body's flags are {flags:#x}; this version knows lanes up to 2^10 and one flag")
-    step, level_table, shifts = 0.0, 0, Shifts()
-    if flags & _SPARSE_FLAG:
-        step = float(np.frombuffer(b"\0" + reader.take(3), "<f4")[0])
-        if not 0 < step < np.inf:
-            raise CorruptPayload(f"step is {step}; it must be finite and above 0")
-        level_table, both = reader.byte(), reader.byte()
-        shifts = Shifts(*(nibble - 16 if nibble > 7 else nibble for nibble in (both & 15, both >> 4)))
-    bitmap = np.frombuffer(reader.take((len(layout.segments) + 7) // 8), np.uint8)
-    active = np.unpackbits(bitmap, bitorder="little")
-    if active[len(layout.segments) :].any():
-        raise CorruptPayload("body marks tensors that the layout does not have")
-    heads = [
-        _read_head(reader, segment.shape, segment.size, bool(flags & _SPARSE_FLAG)) if used else _NOTHING
-        for segment, used in zip(layout.segments, active, strict=False)
-    ]
-    return _read_symbols(reader, layout, heads, log2_lanes, level_table, step, shifts)
-
-
-def _read_head(reader: _Reader, shape: tuple[int, ...], size: int, sparse: bool) -> _Head:
-    rank = reader.byte()
-    if rank > rank_limit(shape):
-        raise CorruptPayload(f"rank {rank} at byte {reader.at}; a tensor of shape {shape} allows {rank_limit(shape)}")
-    base, units, tables = 0, [], []
-    if rank:
-        coded = reader.varint(2 * _BASE_RANGE, "base exponent")
-        base = coded >> 1 if coded & 1 == 0 else -((coded + 1) >> 1)
-        for _ in range(rank):
-            units.append(reader.byte())
-            tables += [reader.byte(), reader.byte()]
-    survivors = reader.varint(size, "number of survivors")
-    if survivors and not sparse:
-        raise CorruptPayload(f"{survivors} survivors at byte {reader.at}, but the body gives no step")
-    return _Head(rank, base, np.array(units, np.int64), tables, survivors, reader.byte() if survivors else 0)
-
-
-def _read_symbols(
-    reader: _Reader, layout: Layout, heads: list[_Head], log2_lanes: int, level_table: int, step: float, shifts: Shifts
-) -> tuple[Levels, tuple[float, ...]]:
-    # Runs of symbols that share a table: (table's row among both books, length).
-    runs: list[tuple[int, int]] = []
-    for head, segment in zip(heads, layout.segments, strict=True):
-        if head.rank:
-            m, n = matrix_shape(segment.shape) or (0, 0)
-            runs += [(table, (m, n)[place % 2]) for place, table in enumerate(head.tables)]
-    num_factor = sum(length for _, length in runs)
-    sparse = [head for head in heads if head.survivors]
-    runs += [(256 + head.gap_table, head.survivors) for head in sparse]
-    runs += [(level_table, head.survivors) for head in sparse]
-    if not runs:
-        raise CorruptPayload("body holds no symbols; an empty update has its own kind")
-    lengths = np.array([length for _, length in runs])
-    total = int(lengths.sum())
-    if log2_lanes < least_lanes(total):
-        raise CorruptPayload(f"{total} symbols need at least 2^{least_lanes(total)} lanes; the body has 2^{log2_lanes}")
-    used, rows = np.unique([table for table, _ in runs], return_inverse=True)
-    books = np.concatenate([level_book().cumulative, gap_book().cumulative])
-    symbols, taken = rans.decode(reader.data[reader.at :], books[used], rows.astype(np.int64), lengths, log2_lanes)
-    reader.at += taken
-
-    large = np.flatnonzero(symbols >= 8)
-    widths = WIDTH[symbols[large]].astype(np.uint8)
-    signs = int(np.count_nonzero(symbols[:num_factor])) + (total - num_factor) // 2
-    first_sign = int(widths.sum(dtype=np.int64))
-    body = reader.data[reader.at :]
-    if len(body) != (first_sign + signs + 7) // 8:
-        raise CorruptPayload(f"{len(body)} bytes are left for {first_sign + signs} plain bits")
-    costs = np.concatenate([level_book().cost, gap_book().cost]) + WIDTH
-    ends = np.cumsum(lengths).tolist()
-    run_bits = [
-        float(np.bincount(symbols[end - length : end], minlength=SYMBOLS) @ costs[table])
-        for end, (table, length) in zip(ends, runs, strict=True)
-    ]
-    plain = unpack(body, widths)
-    numbers = _Numbers(symbols, large, plain, unpack_bits(body, first_sign, signs).view(np.bool_))
-    return _assemble(layout, heads, numbers, num_factor, step, shifts, run_bits)
-
-
-@dataclass(frozen=True, slots=True)
-class _Numbers:
-    """Decoded symbols, one byte each; numbers are made of them tensor by tensor, so that few exist at a time."""
-
-    symbols: NDArray[np.uint8]
-    large: NDArray[np.int64]  # places of symbols with plain bits
-    plain: NDArray[np.int32]  # those bits
-    negative: NDArray[np.bool_]
-
-    def slice(self, first: int, count: int) -> NDArray[np.int32]:
-        out = FIRST.astype(np.int32)[self.symbols[first : first + count]]
-        a, b = np.searchsorted(self.large, [first, first + count])
-        out[self.large[a:b] - first] += self.plain[a:b]
-        return out
-
-
-def _assemble(
-    layout: Layout,
-    heads: list[_Head],
-    numbers: _Numbers,
-    num_factor: int,
-    step: float,
-    shifts: Shifts,
-    run_bits: list[float],
-) -> tuple[Levels, tuple[float, ...]]:
-    survivors = sum(head.survivors for head in heads)
-    num_sparse_runs = sum(head.survivors > 0 for head in heads)
-    at, gap_at, sign_at, run = 0, num_factor, 0, 0
-    level_sign_at = int(np.count_nonzero(numbers.symbols[:num_factor]))
-    gap_run = len(run_bits) - 2 * num_sparse_runs
-    tensors, shares = [], []
-    for head, segment in zip(heads, layout.segments, strict=True):
-        factors, bits = None, 0.0
-        if head.rank:
-            m, n = matrix_shape(segment.shape) or (0, 0)
-            block = numbers.slice(at, head.rank * (m + n))
-            nonzero = np.flatnonzero(block)
-            flip = nonzero[numbers.negative[sign_at : sign_at + nonzero.size]]
-            block[flip] = -block[flip]
-            at += block.size
-            sign_at += nonzero.size
-            block = block.reshape(head.rank, m + n)
-            factors = Factors(block[:, :m], block[:, m:], 8 + (head.units & 7), head.units >> 3, head.base)
-            bits += sum(run_bits[run : run + 2 * head.rank]) + nonzero.size + 24 * head.rank + 16
-            run += 2 * head.rank
-        indices: NDArray[np.integer[Any]] = np.zeros(0, np.int64)
-        levels: NDArray[np.integer[Any]] = np.zeros(0, np.int64)
-        if head.survivors:
-            indices = _positions(numbers.slice(gap_at, head.survivors), segment.size, segment.name)
-            levels = _narrow(numbers.slice(gap_at + survivors, head.survivors) + np.int32(1))
-            np.negative(levels, out=levels, where=numbers.negative[level_sign_at : level_sign_at + head.survivors])
-            bits += run_bits[gap_run] + run_bits[gap_run + num_sparse_runs] + head.survivors + 24
-            gap_run += 1
-        gap_at += head.survivors
-        level_sign_at += head.survivors
-        tensors.append(TensorLevels(factors, indices, levels))
-        shares.append(bits / 8)
-    return Levels(tuple(tensors), step, shifts), tuple(shares)
-
-
-def _positions(gaps: NDArray[np.int32], size: int, name: str) -> NDArray[np.integer[Any]]:
-    # Each gap is below the size, and so many of them that int64 holds the sum; int32 where the tensor allows.
-    if int(gaps.max()) >= size or (last := int(gaps.sum(dtype=np.int64)) + gaps.size - 1) >= size:
-        raise CorruptPayload(f"survivors of {name!r} reach past its {size} elements")
-    gaps += 1
-    if last >= 1 << 30:
-        return np.cumsum(gaps, dtype=np.int64) - 1
-    gaps[0] -= 1
-    return np.cumsum(gaps, dtype=np.int32)
-
-
-def _narrow(levels: NDArray[np.int32]) -> NDArray[np.integer[Any]]:
-    if not levels.size or int(levels.max()) >= 1 << 15 or int(levels.min()) < 1:
-        return levels
-    return levels.astype(np.int16)

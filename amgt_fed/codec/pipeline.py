@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,19 +12,15 @@ from numpy.typing import NDArray
 
 from amgt_fed.codec import body as wire
 from amgt_fed.codec import lossless
-from amgt_fed.codec.dense import DensePieces
 from amgt_fed.codec.errors import CorruptPayload, ImpossibleBudget
-from amgt_fed.codec.interface import CHUNK, Body, Codec, Opened, Piece, gather, squared_error
-from amgt_fed.codec.lowrank import EXACT64
-from amgt_fed.codec.quantize import Shifts, dequantize
+from amgt_fed.codec.interface import Body, Codec, Opened, gather, squared_error
+from amgt_fed.codec.pieces import LARGEST, SCALE, open_body
 from amgt_fed.codec.search import Point, boundary, evaluate, relax, spend
 from amgt_fed.codec.tensor import TensorSource
 from amgt_fed.layout import Float32Vector, Layout
 
-_LARGEST = float(np.finfo(np.float32).max)
 _RETRIES = 12
 _SMALL, _BIG = 1e-15, 1e15  # largest magnitudes whose squares, summed, float32 holds
-_SCALE = struct.Struct("<Bh")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +55,13 @@ class Amgt(Codec):
             return self._compress(update, layout, max_error, max_bytes, state)
         # Squares of such values leave float32: encode them in units of a power of two, which is exact to undo.
         exponent = math.frexp(top)[1]
-        room = None if max_bytes is None else max(1, max_bytes - _SCALE.size)
+        room = None if max_bytes is None else max(1, max_bytes - SCALE.size)
         scaled_error = math.ldexp(min(max_error, 1e300), -exponent) if max_error < math.inf else max_error
         inner = self._compress(np.ldexp(update, -exponent), layout, scaled_error, room, None).data
         if inner[0] == wire.PIPELINE:
-            data = _SCALE.pack(wire.SCALED, exponent) + inner
+            data = SCALE.pack(wire.SCALED, exponent) + inner
             if (max_bytes is None or len(data) <= max_bytes) and _error(data, update, layout) <= min(
-                max_error, _LARGEST
+                max_error, LARGEST
             ):
                 return Body(data)
         elif inner[0] == wire.EMPTY:
@@ -124,75 +119,7 @@ class Amgt(Codec):
 
     def open(self, body: memoryview, layout: Layout) -> Opened:
         """Read and check everything a body says."""
-        kind = body[0] if len(body) else -1
-        if kind == wire.EMPTY and len(body) == 1:
-            return Pieces(wire.Levels((), 0.0, Shifts()), layout, ())
-        if kind == wire.LOSSLESS:
-            return DensePieces(lossless.read(body[1:], layout.size))
-        if kind == wire.PIPELINE:
-            return Pieces(*_checked(*wire.read(body, layout), layout, 0))
-        if kind == wire.SCALED and len(body) > _SCALE.size:
-            exponent = _SCALE.unpack(body[: _SCALE.size])[1]
-            if abs(exponent) > 200:
-                raise CorruptPayload(f"body is in units of 2^{exponent}; float32 has none beyond 2^200")
-            inner = wire.read(body[_SCALE.size :], layout)
-            return Scaled(Pieces(*_checked(*inner, layout, exponent)), exponent)
-        raise CorruptPayload(f"amgt body of {len(body)} bytes starts with {kind}; this version knows kinds 0 to 3")
-
-
-class Pieces(Opened):
-    """The update that a body of kind PIPELINE holds."""
-
-    def __init__(self, content: wire.Levels, layout: Layout, shares: tuple[float, ...]) -> None:
-        self._content, self._layout, self._shares = content, layout, shares
-
-    def pieces(self) -> Iterator[Piece]:
-        """Yield blocks of rows where there are low-rank terms, survivors alone elsewhere."""
-        content = self._content
-        for tensor, segment in zip(content.tensors, self._layout.segments, strict=False):
-            if tensor.factors is None:
-                for first in range(0, tensor.levels.size, CHUNK):
-                    part = slice(first, first + CHUNK)
-                    values = dequantize(tensor.levels[part], content.step, content.shifts)
-                    yield Piece(values, indices=tensor.indices[part].astype(np.int64) + segment.offset)
-                continue
-            columns = tensor.factors.right.shape[1]
-            for row, block in tensor.factors.blocks(max(1, CHUNK // columns)):
-                flat = block.reshape(-1)
-                first, last = np.searchsorted(tensor.indices, [row * columns, row * columns + flat.size])
-                values = dequantize(tensor.levels[first:last], content.step, content.shifts)
-                flat[tensor.indices[first:last] - row * columns] += values
-                yield Piece(flat, segment.offset + row * columns)
-
-    def tensor_bytes(self) -> tuple[float, ...]:
-        """Each tensor's symbols, plain bits and head."""
-        return self._shares
-
-    def ranks(self) -> tuple[int, ...]:
-        """Low-rank terms of each tensor."""
-        if not self._content.tensors:
-            return ()
-        return tuple(t.factors.rank if t.factors else 0 for t in self._content.tensors)
-
-
-class Scaled(Opened):
-    """Pieces in units of a power of two."""
-
-    def __init__(self, inner: Pieces, exponent: int) -> None:
-        self._inner, self._exponent = inner, exponent
-
-    def pieces(self) -> Iterator[Piece]:
-        """Yield the inner pieces times 2^exponent; exact but for denormals, which round alike everywhere."""
-        for piece in self._inner.pieces():
-            yield Piece(np.ldexp(piece.values, self._exponent), piece.start, piece.indices)
-
-    def tensor_bytes(self) -> tuple[float, ...]:
-        """As inside."""
-        return self._inner.tensor_bytes()
-
-    def ranks(self) -> tuple[int, ...]:
-        """As inside."""
-        return self._inner.ranks()
+        return open_body(body, layout)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,31 +127,6 @@ class _Written:
     data: bytes
     log_lambda: float
     error: float
-
-
-def _checked(
-    content: wire.Levels, shares: tuple[float, ...], layout: Layout, exponent: int
-) -> tuple[wire.Levels, Layout, tuple[float, ...]]:
-    """Refuse sums that are not exact and values that are not finite."""
-    for tensor, segment in zip(content.tensors, layout.segments, strict=True):
-        reach = 0.0
-        if tensor.factors:
-            bound = tensor.factors.bound()
-            if bound >= EXACT64:
-                raise CorruptPayload(f"factors of {segment.name!r} reach {bound}; exact sums end at 2^53")
-            reach = _times_power(float(bound), tensor.factors.base)
-        if tensor.levels.size:
-            reach += (float(max(int(tensor.levels.max()), -int(tensor.levels.min()))) + 1) * content.step
-        if not reach <= _LARGEST or not _times_power(reach, exponent) <= _LARGEST:
-            raise CorruptPayload(f"values of {segment.name!r} reach {reach}; float32 ends at {_LARGEST:.4g}")
-    return content, layout, shares
-
-
-def _times_power(value: float, exponent: int) -> float:
-    try:
-        return math.ldexp(value, exponent)
-    except OverflowError:
-        return math.inf
 
 
 def _fixed_bytes(layout: Layout) -> float:
