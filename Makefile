@@ -10,6 +10,8 @@ export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION := 1
 # The first Python from 3.11 to 3.13 on the path; `make PYTHON=/path/to/python3.12` overrides.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
+# Tests at once: many of them wait for processes they started, so more than the cores.
+JOBS ?= 3
 STAMP := $(VENV)/.up-to-date
 LINTED := amgt_fed server clients tests benchmarks examples deploy
 
@@ -31,7 +33,7 @@ demo: $(STAMP) ## train digits over 20 non-IID clients, beside dense FedAvg
 	$(BIN)/amgt-fed run $(ARGS)
 
 test: $(STAMP) ## run every test, with coverage
-	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --cov --cov-report=term $(ARGS)
 
 check: $(STAMP) ## lint, format, types, import rules, shell scripts
 	$(BIN)/ruff check $(LINTED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 from typing import Annotated
 
@@ -93,5 +94,5 @@ def tasks(as_json: Annotated[bool, typer.Option("--json", help="Print them as JS
         print(json.dumps(rows, indent=2))
         return
     for row in rows:
-        print(f"{row['task']:16} {row['about']}")
+        print(textwrap.fill(row["about"], 80, initial_indent=f"{row['task']:16} ", subsequent_indent=" " * 17))
     print("\nYour own: amgt-fed run --task my_module:MyTask (see examples/custom_task.py)")
