@@ -79,8 +79,8 @@ class DigitsLogistic(RegularisedLogistic):
     defaults: ClassVar[Mapping[str, bool | int | float | str]] = {
         "rounds": 40,
         "federation.clients_per_round": 20,
-        # Test loss after 40 rounds .77, without a federation .73; with AMGT on the clients, best of four rates, 1.10:
-        # a step divided by sqrt(v) pulls label-skewed clients further apart.
+        # Test loss after 40 rounds .77, without a federation .73. AMGT on the clients, everything else as here, gave
+        # 1.08, .96 and .91 at rates .05, .1 and .2 (accuracy .930, .925, .919; .942 here); larger rates were not tried.
         "client.optimizer": "sgd",
         "client.momentum": 0.0,
         "client.lr": 0.2,
