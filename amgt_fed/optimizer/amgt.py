@@ -42,8 +42,8 @@ class AMGT(Optimizer):
         amsgrad: divide by the running maximum of the second moment; a third tensor of state.
         maximize: ascend.
         foreach: step many small tensors in one call; None: chosen by device.
-        capturable: keep every scalar on the device, for CUDA graphs. In a captured or compiled step a non-finite
-            gradient is skipped: nothing can be raised from there.
+        capturable: keep every scalar on the device, for CUDA graphs. In a captured step a non-finite gradient is
+            skipped: nothing can be raised from there. `torch.compile` leaves the step outside its graph.
         differentiable: let autograd record the step.
         fused: True: one C kernel, compiled when first used, steps what is float32 or float64 on the CPU; needs a C
             compiler. None and False: torch operations only.
@@ -158,20 +158,25 @@ class AMGT(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._step_groups()
+        return loss
+
+    # AOTAutograd (seen with torch 2.13) loses the write to beta1_product after a compiled step, so a compiled training
+    # loop runs this part as it is.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _step_groups(self) -> None:
         work = [_Work(index, group, self._slots(group)) for index, group in enumerate(self.param_groups)]
-        on_device = any(part.group["capturable"] or part.group["differentiable"] for part in work)
-        if on_device or torch.compiler.is_compiling():
+        if any(part.group["capturable"] or part.group["differentiable"] for part in work):
             self._step_on_device(work)
-            return loss
+            return
         for part in work:
             if part.group["fused"]:
                 part.fuse()
         for part in work:
             if not self._may_go_on(part):
-                return loss
+                return
         for part in work:
             self._threshold_errors[part.index] = part.step() ** 0.5
-        return loss
 
     def threshold_error(self) -> list[float]:
         """Give the measured ||T(m_hat) - m_hat||_2 of the last step, one number per parameter group.
@@ -234,7 +239,7 @@ class AMGT(Optimizer):
         if not slots:
             return
         capturing = slots[0].param.is_cuda and torch.cuda.is_current_stream_capturing()
-        if not torch.compiler.is_compiling() and not capturing and not all(map(self._may_go_on, work)):
+        if not capturing and not all(map(self._may_go_on, work)):
             return
         device = slots[0].param.device
         finite = torch.stack(

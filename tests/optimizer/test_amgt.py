@@ -49,7 +49,7 @@ def reference_options(options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(options=OPTIONS, path=PATHS, size=st.integers(1, 40), seed=st.integers(0, 2**31))
 def test_amgt_follows_the_reference_to_1e_12_over_200_steps(
     options: dict[str, Any], path: dict[str, bool], size: int, seed: int
