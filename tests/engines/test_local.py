@@ -79,10 +79,10 @@ def test_an_app_that_does_not_exist_and_a_federation_of_nobody_are_refused(job: 
         run_local(job(0))
 
 
-def test_a_hundred_trivial_clients_and_five_rounds_take_a_fraction_of_a_second(job: Callable[..., Job]) -> None:
+def test_a_hundred_trivial_clients_and_five_rounds_need_no_polling(job: Callable[..., Job]) -> None:
     run_local(job(2))  # imports
     fastest = min(_seconds(job(100, rounds=5)) for _ in range(5))
-    assert fastest < 0.3  # .04 s on an idle core; the tests may share theirs
+    assert fastest < 3.0  # .04 s on an idle core (benchmarks/link.py); a shared one may take many times that
 
 
 def _seconds(job: Job) -> float:
