@@ -151,7 +151,10 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
     names = list(dict.fromkeys(row["update"] for row in rows))
     chosen = [n for n in names if n.endswith(("middle", "laplace/"))][:6] or names[:6]
-    figure, axes = plt.subplots(2, 3, figsize=(13, 7.5))
+    lines = -(-len(chosen) // 3)
+    figure, axes = plt.subplots(lines, 3, figsize=(13, 3.75 * lines), squeeze=False)
+    for axis in axes.flat[len(chosen) :]:
+        axis.remove()
     for axis, name in zip(axes.flat, chosen, strict=False):
         mine = [row for row in rows if row["update"] == name]
         for codec, style in (
