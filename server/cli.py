@@ -15,6 +15,7 @@ import typer
 
 from amgt_fed.cli.service import run_service, security
 from amgt_fed.errors import AMGTFedError, ConfigError, EngineError, StateError
+from amgt_fed.runs.files import write_atomically
 
 if TYPE_CHECKING:
     from amgt_fed.flower.link_grid import LinkGrid
@@ -92,7 +93,7 @@ def run(
         log.info("listening at %s (%s)", grid.address, "plaintext" if tls is None else "mutual TLS")
         print(f"listening at {grid.address}", flush=True)
         if address_file is not None:
-            _write_atomically(address_file, str(grid.address))
+            write_atomically(address_file, str(grid.address).encode())
         _wait_for_nodes(grid, min_nodes)
         context = compat.new_context(run_id, compat.SERVER_NODE_ID, {}, run_config)
         try:
@@ -186,16 +187,10 @@ def _run_id(out: str) -> int:
                 f"{path} is damaged ({error}); remove it: clients then take the run for a new one"
             ) from error
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write_atomically(path, json.dumps({"run_id": fresh}))
+    write_atomically(path, json.dumps({"run_id": fresh}).encode())
     return fresh
 
 
 def _wait_for_nodes(grid: LinkGrid, count: int) -> None:
     while not grid.wait_nodes(count, WAITING_S):
         log.info("%d of %d nodes are connected; waiting for more", len(grid.get_node_ids()), count)
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from amgt_fed.engines.job import Job
 from amgt_fed.engines.processes import LOOPBACK, Children, executable, free_ports
-from amgt_fed.engines.ray import available_cores
 from amgt_fed.engines.superlink import SuperLink, is_healthy, superlink, wait_until
 from amgt_fed.errors import EngineError
+from amgt_fed.flower.cores import available_cores
 
 NODE_MIB = 200  # an idle SuperNode and its SuperExec, shared pages counted once (measured: see docs/flower.md)
 NODE_START_S = 30.0  # per node, on top of 30 s: 2.7 s of processor time each, on a machine that may be busy

@@ -12,7 +12,7 @@ from pathlib import Path
 from amgt_fed.engines.job import CLIENT_APP, SERVER_APP, Job
 from amgt_fed.engines.processes import LOOPBACK, Child, Children, child_environment, telling_line
 from amgt_fed.errors import EngineError
-from amgt_fed.flower.local_grid import available_cores
+from amgt_fed.flower.cores import available_cores
 
 ENVIRONMENT = {
     "FLWR_TELEMETRY_ENABLED": "0",

@@ -11,6 +11,7 @@ from pathlib import Path
 from amgt_fed.engines.job import Job
 from amgt_fed.engines.superlink import superlink
 from amgt_fed.errors import EngineError
+from amgt_fed.flower.cores import available_cores
 
 
 def run_ray(job: Job) -> None:
@@ -45,13 +46,6 @@ def run_ray(job: Job) -> None:
         raise
     finally:
         shutil.rmtree(short, ignore_errors=True)
-
-
-def available_cores() -> int:
-    """Count the cores this process may use, which can be fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def keep_logs(ray_directory: Path, target: Path) -> None:

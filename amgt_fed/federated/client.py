@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from amgt_fed.codec import Codec, decode
+from amgt_fed.codec.interface import l2_norm
 from amgt_fed.errors import RoundError
 from amgt_fed.federated.budgets import BudgetRule
 from amgt_fed.federated.messages import ClientUpdate, NeedsModel, RoundPlan
@@ -125,15 +125,10 @@ def client_round(
         payload=encoded.payload,
         num_examples=result.num_examples,
         error_l2=encoded.error_l2,
-        update_l2=_norm(update),
-        deviation_l2=_norm(encoded.decoded - update),
+        update_l2=l2_norm(update),
+        deviation_l2=l2_norm(encoded.decoded - update),
         loss=result.loss,
         metrics=result.metrics,
     )
     kept = wanted - encoded.decoded if compression.error_feedback else None
     return answer, replace(advanced, residual=kept, sent=answer, sent_base=plan.base_digest)
-
-
-def _norm(vector: Float32Vector) -> float:
-    wide = vector.astype(np.float64)
-    return math.sqrt(float(wide @ wide))

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from amgt_fed.codec import Codec
+from amgt_fed.codec.interface import l2_norm
 from amgt_fed.errors import RoundError
 from amgt_fed.federated.budgets import BudgetRule
 from amgt_fed.federated.catchup import window
 from amgt_fed.federated.messages import Aggregate, StepRecord
 from amgt_fed.federated.server_optimizer import OptimizerSettings, filtered_step
 from amgt_fed.federated.state import ClientRecord, ServerState
-from amgt_fed.layout import Float32Vector, Layout
+from amgt_fed.layout import Layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +52,14 @@ def server_round(
         model = state.model - step
         steps: tuple[StepRecord, ...] = ()
         residual = None
-        report = StepReport(payload_bytes=4 * layout.size, step_norm=_norm(step), error_l2=0.0)
+        report = StepReport(payload_bytes=4 * layout.size, step_norm=l2_norm(step), error_l2=0.0)
     else:
         wanted = step if state.residual is None else step + state.residual
         encoded = downlink.codec.encode(wanted, layout, downlink.budget.at(state.round))
         model = state.model - encoded.decoded
         residual = wanted - encoded.decoded if downlink.error_feedback else None
         steps = window((*state.steps, StepRecord(state.round, encoded.payload)), layout)
-        report = StepReport(len(encoded.payload), _norm(encoded.decoded), encoded.error_l2)
+        report = StepReport(len(encoded.payload), l2_norm(encoded.decoded), encoded.error_l2)
     clients = dict(state.clients)
     for client in aggregate.participants:
         clients[client] = ClientRecord(synced_round=state.round, accepted_round=state.round)
@@ -75,8 +75,3 @@ def server_round(
         ),
         report,
     )
-
-
-def _norm(vector: Float32Vector) -> float:
-    wide = vector.astype(np.float64)
-    return math.sqrt(float(wide @ wide))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import threading
 import time
@@ -16,6 +15,7 @@ from flwr.clientapp import ClientApp
 from amgt_fed.errors import ConfigError
 from amgt_fed.flower import compat
 from amgt_fed.flower.answer import answer
+from amgt_fed.flower.cores import available_cores
 from amgt_fed.flower.generators import GeneratorWatch
 from amgt_fed.flower.mailbox import MailboxGrid
 
@@ -142,13 +142,6 @@ class LocalGrid(MailboxGrid):
             context = compat.new_context(self._run.run_id, node_id, node_config, self._run_config)
             self._contexts[node_id] = context
         return context
-
-
-def available_cores() -> int:
-    """Count the cores this process may use, which can be fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class _Turns:
