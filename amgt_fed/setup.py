@@ -126,13 +126,25 @@ def build(config: RunConfig, *, data_dir: str = "", device: str = "") -> Setup:
     return setup
 
 
-def _codec(key: str, name: str) -> Codec:
+def _codec(key: str, text: str) -> Codec:
+    """Build what `NAME` or `NAME:PARAMETER=VALUE,...` asks for, e.g. "stc:fraction=0.0025"."""
+    name, _, listed = text.partition(":")
     try:
-        return get_codec(name)
+        return get_codec(name, **dict(_codec_parameter(part) for part in listed.split(",") if listed))
     except CodecError as error:
         near = difflib.get_close_matches(name, codec_names(), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"{key} = {name!r} is not allowed: {error}{hint}") from error
+        hint = f"; did you mean {near[0]!r}?" if near and near[0] != name else ""
+        raise ConfigError(f"{key} = {text!r} is not allowed: {error}{hint}") from error
+    except (TypeError, ValueError) as error:  # a parameter the codec does not have, or no number
+        raise ConfigError(f"{key} = {text!r} is not allowed: {error}; write e.g. stc:fraction=0.0025") from error
+
+
+def _codec_parameter(part: str) -> tuple[str, int | float]:
+    name, _, value = (piece.strip() for piece in part.partition("="))
+    try:
+        return name, int(value)
+    except ValueError:
+        return name, float(value)
 
 
 def pick_device(name: str) -> torch.device:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from amgt_fed.codec.peers_sparse import Qsgd
 from amgt_fed.config import from_flat
 from amgt_fed.errors import ConfigError
 from amgt_fed.setup import build, pick_device
@@ -65,3 +67,29 @@ def test_a_device_that_is_not_there_is_refused_and_auto_takes_the_processor() ->
     if not torch.backends.mps.is_available():
         with pytest.raises(ConfigError, match="'mps'"):
             pick_device("mps")
+
+
+def test_a_codec_is_named_with_its_parameters() -> None:
+    setup = build(from_flat({**TINY, "codec.uplink": "stc:fraction=0.25", "codec.downlink": "qsgd:levels=3,bucket=64"}))
+    update = np.random.default_rng(0).standard_normal(setup.fresh_model().layout.size).astype(np.float32)
+    decoded = setup.compression().codec.encode(update, setup.fresh_model().layout, None).decoded
+    assert np.count_nonzero(decoded) == round(0.25 * update.size)
+    codec = setup.downlink().codec
+    assert isinstance(codec, Qsgd)
+    assert (codec.levels, codec.bucket) == (3, 64)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("stcc:fraction=0.5", "did you mean 'stc'"),
+        ("stc:fraction=2", "fraction is 2"),
+        ("stc:share=0.5", "share"),
+        ("stc:fraction=half", "half"),
+        ("stc:fraction", "fraction=0.0025"),
+    ],
+)
+def test_a_codecs_wrong_parameter_is_named(text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as caught:
+        build(from_flat({**TINY, "codec.uplink": text}))
+    assert f"codec.uplink = {text!r} is not allowed" in str(caught.value)
