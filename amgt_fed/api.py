@@ -166,6 +166,7 @@ def fedavg_config(config: RunConfig, *, resume: bool = False) -> RunConfig:
             "client.lr_decay": 0.0,
             "client.momentum": config.baseline.momentum,
             "client.prox_mu": 0.0,
+            "client.scaffold": False,
             "server.optimizer": "average",
             "server.lr": 1.0,
             "server.lr_decay": 0.0,

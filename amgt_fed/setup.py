@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from amgt_fed.codec import Codec, CodecError, codec_names, get_codec
-from amgt_fed.config import RunConfig, from_flat, merge
+from amgt_fed.config import RunConfig, check_together, from_flat, merge
 from amgt_fed.config.schema import Scalar
 from amgt_fed.errors import ConfigError, TaskError
 from amgt_fed.federated.budgets import BudgetRule
@@ -63,7 +63,10 @@ class Setup:
         """How clients encode their updates."""
         codec = self.config.codec
         return Compression(
-            _codec("codec.uplink", codec.uplink), BudgetRule.parse(codec.uplink_budget), codec.error_feedback
+            _codec("codec.uplink", codec.uplink),
+            BudgetRule.parse(codec.uplink_budget),
+            # The control variate takes the residual's place: see federated/scaffold.py.
+            codec.error_feedback and not self.config.client.scaffold,
         )
 
     def downlink(self) -> Downlink:
@@ -106,6 +109,7 @@ def build(config: RunConfig, *, data_dir: str = "", device: str = "") -> Setup:
         ConfigError: an unknown codec or device, or a data directory that is not there.
         TaskError: an unknown task.
     """
+    check_together(config)
     partition = config.partition
     chosen = data_dir or config.data_dir or os.environ.get(DATA_VARIABLE, "")
     folder = Path(chosen).expanduser() if chosen else None

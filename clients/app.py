@@ -10,6 +10,7 @@ from flwr.clientapp import ClientApp
 from amgt_fed.federated.budgets import BudgetRule
 from amgt_fed.federated.client import ClientState, LocalResult, advance, client_round
 from amgt_fed.federated.messages import ClientUpdate, NeedsModel, RoundPlan
+from amgt_fed.federated.scaffold import scaffold_round
 from amgt_fed.flower.records import pack, unpack
 from amgt_fed.layout import Float32Vector
 from amgt_fed.tasks import evaluate as evaluate_model
@@ -60,16 +61,21 @@ def train(message: Message, context: Context) -> Message:
     state = store.load(plan.run) or session.fresh_state(plan.run)
     compression = session.setup.compression()
 
-    def local_training(start: Float32Vector) -> LocalResult:
+    def local_training(start: Float32Vector, correction: Float32Vector | None = None) -> LocalResult:
         seed = _seed(config.seed, client, plan.round)
         settings = session.setup.local_settings(plan.round)
-        model, data = session.model(), session.data(client)
-        return session.reproducibly(lambda: train_locally(session.setup.task, model, data, start, settings, seed), seed)
+        model, data, task = session.model(), session.data(client), session.setup.task
+        return session.reproducibly(
+            lambda: train_locally(task, model, data, start, settings, seed, correction=correction), seed
+        )
 
-    answer, after = client_round(plan, state, local_training, session.layout, compression)
+    if config.client.scaffold:
+        answer, after = scaffold_round(plan, state, local_training, session.layout, compression)
+    else:
+        answer, after = client_round(plan, state, local_training, session.layout, compression)
     if isinstance(answer, NeedsModel):
         return Message(pack(encode_needs_model(answer)), reply_to=message)
-    if compression.error_feedback or session.needs_steps:
+    if compression.error_feedback or session.needs_steps or config.client.scaffold:
         # Before the answer leaves: a client cut off in between gives the same answer again when asked again.
         store.save(after)
     return Message(pack(encode_update(answer)), reply_to=message)

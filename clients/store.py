@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from amgt_fed.federated.client import ClientState
+from amgt_fed.federated.control import ClientControl
 from amgt_fed.federated.messages import ClientUpdate
 
 log = logging.getLogger("amgt_fed.client")
@@ -90,7 +91,11 @@ def _to_parts(state: ClientState) -> tuple[dict[str, object], dict[str, np.ndarr
     tensors = {"model": state.model}
     if state.residual is not None:
         tensors["residual"] = state.residual
+    if state.control is not None:
+        tensors["control.own"], tensors["control.common"] = state.control.own, state.control.common
     facts: dict[str, object] = {"format": FORMAT, "run": state.run, "round": state.round}
+    if state.control is not None:
+        facts["control"] = [state.control.epoch, state.control.round]
     if state.sent is not None:
         tensors["payload"] = np.frombuffer(state.sent.payload, np.uint8)
         facts["sent"] = {
@@ -101,13 +106,15 @@ def _to_parts(state: ClientState) -> tuple[dict[str, object], dict[str, np.ndarr
             "deviation_l2": state.sent.deviation_l2,
             "loss": state.sent.loss,
             "metrics": dict(state.sent.metrics),
+            "gradient_scale": state.sent.gradient_scale,
+            "control_round": state.sent.control_round,
         }
         facts["sent_base"] = state.sent_base.hex()
     return facts, tensors
 
 
 def _from_parts(facts: dict[str, object], tensors: dict[str, np.ndarray]) -> ClientState:
-    sent = facts.get("sent")
+    sent, control = facts.get("sent"), facts.get("control")
     return ClientState(
         run=int(facts["run"]),  # type: ignore[call-overload]  # any failure here is a damaged file to the caller
         round=int(facts["round"]),  # type: ignore[call-overload]
@@ -115,4 +122,9 @@ def _from_parts(facts: dict[str, object], tensors: dict[str, np.ndarray]) -> Cli
         residual=tensors.get("residual"),
         sent=ClientUpdate(payload=tensors["payload"].tobytes(), **sent) if isinstance(sent, dict) else None,
         sent_base=bytes.fromhex(str(facts.get("sent_base", ""))),
+        control=(
+            ClientControl(tensors["control.own"], tensors["control.common"], *map(int, control))
+            if isinstance(control, list)
+            else None
+        ),
     )

@@ -181,7 +181,7 @@ class Federation:
                 round=round,
                 update_norm=aggregate.update_norm,
                 delta=aggregate.delta,
-                step_size=optimizer.lr / (1.0 + optimizer.lr_decay * (round - 1)),
+                step_size=optimizer.lr_at(round),
                 loss=score.loss if score is not None else unscored,
                 uplink_bytes=traffic.uplink_bytes,
                 downlink_bytes=traffic.downlink_bytes,

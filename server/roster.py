@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 from amgt_fed.config import RunConfig
 from amgt_fed.errors import RoundError, WireError
 from amgt_fed.federated.state import ServerState, with_synced
+from amgt_fed.flower.mailbox import MailboxGrid
 from amgt_fed.layout import Layout
 from amgt_fed.wire import Hello, decode_hello, encode_question
 
@@ -154,13 +155,17 @@ class Roster:
         wanted = self._config.partition.num_clients
         if hello.client >= wanted:
             raise WireError(f"it is client {hello.client}, and partition.num_clients is {wanted}: they run from 0")
+        # A device tells its number itself; without this it could take another's residual and rounds.
+        if isinstance(self._grid, MailboxGrid) and (no := self._grid.refuses_client(reply.client, hello.client)):
+            raise WireError(no)
         return hello
 
 
 def introduced(state: ServerState, hellos: Mapping[int, Hello]) -> ServerState:
     """The state after clients said which model they hold; one that is ahead of a resumed server is sent the model."""
     for client, hello in hellos.items():
-        state = with_synced(state, client, hello.synced_round if hello.synced_round <= state.round else 0)
+        synced = hello.synced_round if hello.synced_round <= state.round else 0
+        state = with_synced(state, client, synced, num_examples=hello.num_examples)
     return state
 
 

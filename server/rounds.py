@@ -13,6 +13,7 @@ from amgt_fed.convergence import CertifiedGradient
 from amgt_fed.errors import AMGTFedError, RoundError
 from amgt_fed.federated.aggregate import Accumulator
 from amgt_fed.federated.catchup import plan_for
+from amgt_fed.federated.control import control_mean, restarted, zero_control
 from amgt_fed.federated.messages import Aggregate, ClientUpdate, NeedsModel
 from amgt_fed.federated.server import StepReport, server_round
 from amgt_fed.federated.state import ServerState, with_synced
@@ -66,10 +67,21 @@ class RoundRunner:
             RoundError: every attempt stayed below the quorum.
         """
         federation = self._setup.config.federation
-        for attempt in range(federation.retries + 1):
+        attempt = 0
+        while True:
             participants = self._roster.sample(state.round, attempt, avoid=traffic.failures)
-            accumulator = Accumulator(self._layout, participants, clip_norm=self._setup.config.server.clip_norm)
-            state = self._collect("train", state, accumulator, participants, traffic)
+            accumulator = Accumulator(
+                self._layout,
+                participants,
+                clip_norm=self._setup.config.server.clip_norm,
+                control=control_mean(state),
+            )
+            try:
+                state = self._collect("train", state, accumulator, participants, traffic)
+            except ControlLost as lost:  # at most once a round: in the new epoch no client is expected to hold one
+                log.warning("%s; all control variates start again from zero", lost)
+                state = restarted(lost.state, self._layout)
+                continue
             needed = quorum_of(self._setup.config, len(participants))
             if accumulator.added >= needed:
                 aggregate = accumulator.aggregate()
@@ -80,10 +92,11 @@ class RoundRunner:
                 f"round {state.round}: {accumulator.added} of {len(participants)} clients gave an update within "
                 f"{federation.deadline_s:g} s, the quorum needs {needed} ({first_reasons(reasons)})"
             )
-            if attempt < federation.retries:
-                log.warning("%s; trying other clients", text)
-                state = introduced(state, self._roster.refresh())
-        raise RoundError(text)
+            if attempt == federation.retries:
+                raise RoundError(text)
+            attempt += 1
+            log.warning("%s; trying other clients", text)
+            state = introduced(state, self._roster.refresh())
 
     def certify(self, state: ServerState, traffic: Traffic) -> tuple[ServerState, CertifiedGradient | None]:
         """Measure the gradient of every connected client's full objective at x_k, without local steps.
@@ -139,10 +152,16 @@ class RoundRunner:
             try:
                 answer = self._read(reply, state.round)
                 if not isinstance(answer, NeedsModel):
+                    if message_type == "train":
+                        check_control(state, client, answer)
                     accumulator.add(client, answer)
                     continue
                 if client in resent or dense:
                     raise RoundError(f"it was sent the model and still cannot start: {answer.reason}")
+            except ControlLost:
+                exchange.close()
+                traffic.add(exchange)
+                raise
             except AMGTFedError as error:
                 self._fail(client, str(error), traffic)
                 accumulator.give_up(client)
@@ -213,6 +232,33 @@ class RoundRunner:
         return state, mean_score([answers[client] for client in sorted(answers)])
 
 
+class ControlLost(RoundError):
+    """A client's control variate is not the one the server's sum counts on: one of them went back."""
+
+    def __init__(self, client: int, held: int, state: ServerState) -> None:
+        super().__init__(client, held)
+        self.client, self.held, self.state = client, held, state
+
+    def __str__(self) -> str:
+        known = self.state.record(self.client).control_round
+        return f"client {self.client} holds the control variate of round {self.held}, the server's sum that of {known}"
+
+
+def check_control(state: ServerState, client: int, update: ClientUpdate) -> None:
+    """Refuse an update that was made against a control variate the server does not count on.
+
+    Raises:
+        ControlLost: the client is behind or ahead of the server's record.
+        RoundError: it claims one in an epoch in which it was used in no round.
+    """
+    known = state.record(client).control_round
+    if state.control is None or update.control_round == known:
+        return
+    if not known:
+        raise RoundError(f"it claims the control variate of round {update.control_round}, and none of its was used yet")
+    raise ControlLost(client, update.control_round, state)
+
+
 def mean_score(answers: Sequence[Evaluation]) -> Score | None:
     """The mean over examples; a metric counts where it was reported. None for no answers."""
     if not answers:
@@ -230,4 +276,5 @@ def mean_score(answers: Sequence[Evaluation]) -> Score | None:
 def start_state(run: int, setup: Setup) -> tuple[ServerState, Layout]:
     """The state before round 1, from the seeded initial model, and the model's layout."""
     flat = setup.fresh_model()
-    return ServerState(run=run, round=1, model=flat.read()), flat.layout
+    control = zero_control(flat.layout) if setup.config.client.scaffold else None
+    return ServerState(run=run, round=1, model=flat.read(), control=control), flat.layout

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from amgt_fed.codec import decode
 from amgt_fed.errors import RoundError
@@ -22,10 +23,24 @@ class Accumulator:
     Floating-point sums depend on their order, so an update is decoded and added as soon as every participant before
     it (in `expected`) has been added or given up; until then it waits as it came, compressed. One decoded update at
     a time exists.
+
+    Args:
+        layout: of the model.
+        expected: the clients asked.
+        clip_norm: largest l2 norm of one update; 0: not clipped.
+        control: with control variates, sum_i n_i c_i / n before the round; the mean is then scaffold.py's m.
     """
 
-    def __init__(self, layout: Layout, expected: Iterable[int], *, clip_norm: float = 0.0) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        expected: Iterable[int],
+        *,
+        clip_norm: float = 0.0,
+        control: NDArray[np.float64] | None = None,
+    ) -> None:
         self._layout = layout
+        self._control = control
         self._order = sorted(set(expected))
         self._place = {client: place for place, client in enumerate(self._order)}
         self._clip_norm = clip_norm
@@ -34,6 +49,7 @@ class Accumulator:
         self._sum = np.zeros(layout.size, np.float64)
         self._weights = 0
         self._squares = 0.0
+        self._scale_known = True
         self._scalars: dict[str, float] = {}
         self._metrics: dict[str, tuple[float, int]] = {}  # weighted sum, and the weight of those who reported it
         self._participants: list[int] = []
@@ -90,21 +106,26 @@ class Accumulator:
         if not self._participants:
             reasons = "; ".join(f"client {client}: {error}" for client, error in list(self._rejected.items())[:3])
             raise RoundError(f"no usable update in this round{': ' + reasons if reasons else ''}")
-        mean = self._sum / self._weights
-        norm_squared = float(mean @ mean)
+        weighted = {name: total / self._weights for name, total in self._scalars.items()}
+        # With control variates everything was added in gradient units; `unit` turns it back into the update's.
+        unit = 1.0 if self._control is None else weighted["gradient_scale"]
+        own = self._sum / self._weights
+        mean = own if self._control is None else unit * (self._control + own)
+        norm = math.sqrt(float(mean @ mean))
         # Koenig: sum w ||q - m||^2 = sum w ||q||^2 - ||m||^2; rounding may leave it a hair below 0.
-        spread = max(self._squares / self._weights - norm_squared, 0.0)
-        scalars = {name: total / self._weights for name, total in self._scalars.items()}
+        spread = unit * math.sqrt(max(self._squares / self._weights - float(own @ own), 0.0))
         return Aggregate(
             mean=mean.astype(np.float32),
             num_examples=self._weights,
             participants=tuple(self._participants),
-            update_norm=math.sqrt(norm_squared),
-            delta=scalars["deviation_l2"],
-            error_l2=scalars["error_l2"],
-            drift=math.sqrt(spread / norm_squared) if norm_squared > 0 else 0.0,
-            loss=scalars["loss"],
+            update_norm=norm,
+            delta=unit * weighted["deviation_l2"],
+            error_l2=unit * weighted["error_l2"],
+            drift=spread / norm if norm > 0 else 0.0,
+            loss=weighted["loss"],
             metrics={name: total / weight for name, (total, weight) in sorted(self._metrics.items())},
+            gradient_scale=weighted["gradient_scale"] if self._scale_known else 0.0,
+            control_shift=None if self._control is None else self._sum.copy(),
         )
 
     def _check_open(self, client: int) -> None:
@@ -128,18 +149,28 @@ class Accumulator:
         except ValueError as error:  # CodecError: the payload is damaged or of another model
             self._rejected[client] = error
             return
+        if self._control is not None and not update.gradient_scale > 0:
+            self._rejected[client] = RoundError(f"client {client} does not say how many gradients its update holds")
+            return
+        unit = 1.0 if self._control is None else 1.0 / update.gradient_scale
         square = float(np.dot(decoded.astype(np.float64), decoded)) if self._layout.size else 0.0
         scale = 1.0
         if self._clip_norm and square > self._clip_norm**2:
             scale = self._clip_norm / math.sqrt(square)
         weight = update.num_examples
-        self._sum += np.multiply(decoded, weight * scale, dtype=np.float64)
-        self._squares += weight * square * scale**2
+        self._sum += np.multiply(decoded, weight * scale * unit, dtype=np.float64)
+        self._squares += weight * square * (scale * unit) ** 2
         self._weights += weight
         self._participants.append(client)
+        self._scale_known &= update.gradient_scale > 0
         # What clipping takes away is an error of the round too: ||s q - D|| <= ||q - D|| + (1 - s) ||q||.
         clipped = (1.0 - scale) * math.sqrt(square)
-        scalars = {"loss": update.loss, "error_l2": update.error_l2, "deviation_l2": update.deviation_l2 + clipped}
+        scalars = {
+            "loss": update.loss,
+            "error_l2": unit * update.error_l2,
+            "deviation_l2": unit * (update.deviation_l2 + clipped),
+            "gradient_scale": update.gradient_scale,
+        }
         for name, value in scalars.items():
             self._scalars[name] = self._scalars.get(name, 0.0) + weight * value
         for name, value in update.metrics.items():

@@ -27,6 +27,22 @@ def plan_for(state: ServerState, client: int, base_digest: bytes, *, dense: bool
     record = state.record(client)
     missing = tuple(step for step in state.steps if step.round >= record.synced_round)
     connected = record.synced_round >= 1 and len(missing) == state.round - record.synced_round
+    epoch = 0 if state.control is None else state.control.epoch
     if dense or not connected:
-        return RoundPlan(state.run, state.round, base_digest, model=state.model, accepted_round=record.accepted_round)
-    return RoundPlan(state.run, state.round, base_digest, steps=missing, accepted_round=record.accepted_round)
+        return RoundPlan(
+            state.run,
+            state.round,
+            base_digest,
+            model=state.model,
+            accepted_round=record.accepted_round,
+            control_epoch=epoch,
+            control=state.control.common if state.control is not None and state.control.common.any() else None,
+        )
+    return RoundPlan(
+        state.run,
+        state.round,
+        base_digest,
+        steps=missing,
+        accepted_round=record.accepted_round,
+        control_epoch=epoch,
+    )

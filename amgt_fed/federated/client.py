@@ -7,22 +7,29 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from amgt_fed.codec import Codec, decode
+from amgt_fed.codec import Codec, Encoded, MaxError, decode
+from amgt_fed.codec.budget import byte_limit
 from amgt_fed.codec.interface import l2_norm
 from amgt_fed.errors import RoundError
 from amgt_fed.federated.budgets import BudgetRule
+from amgt_fed.federated.control import ClientControl, next_common
 from amgt_fed.federated.messages import ClientUpdate, NeedsModel, RoundPlan
 from amgt_fed.layout import Float32Vector, Layout, vector_digest
 
 
 @dataclass(frozen=True, slots=True)
 class LocalResult:
-    """What local training gives: the new parameters x_i, and what was seen on the way."""
+    """What local training gives: the new parameters x_i, and what was seen on the way.
+
+    Attributes:
+        gradient_scale: s such that x_k - x_i is s times the mean gradient on the way; 0 where it is not (Adam, say).
+    """
 
     vector: Float32Vector
     num_examples: int
     loss: float
     metrics: Mapping[str, float] = field(default_factory=dict)
+    gradient_scale: float = 0.0
 
 
 Train = Callable[[Float32Vector], LocalResult]
@@ -40,6 +47,7 @@ class ClientState:
         residual: what earlier payloads left out; None without error feedback.
         sent: the last answer, kept until the server says it was used.
         sent_base: digest of the model `sent` was made from.
+        control: the control variates (scaffold.py); None without them.
     """
 
     run: int
@@ -48,15 +56,21 @@ class ClientState:
     residual: Float32Vector | None = None
     sent: ClientUpdate | None = None
     sent_base: bytes = b""
+    control: ClientControl | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Compression:
-    """How a client encodes its update."""
+    """How a client encodes its update.
+
+    Attributes:
+        cap: bytes that this client's own link allows; the smaller payload of budget and cap is sent. None: no cap.
+    """
 
     codec: Codec
     budget: BudgetRule
     error_feedback: bool
+    cap: BudgetRule | None = None
 
 
 def advance(plan: RoundPlan, state: ClientState, layout: Layout) -> ClientState | NeedsModel:
@@ -65,11 +79,16 @@ def advance(plan: RoundPlan, state: ClientState, layout: Layout) -> ClientState 
     Returns:
         The new state, or `NeedsModel` where the steps do not connect or the result is not the server's x_k.
     """
+    state = _in_epoch(plan, state, layout)
+    control = state.control
     if plan.model is not None:
         layout.check(plan.model)
         if vector_digest(plan.model) != plan.base_digest:
             return NeedsModel(plan.round, "the model received does not match its digest")
-        return replace(state, round=plan.round, model=plan.model)
+        if control is not None:
+            common = np.zeros(layout.size, np.float32) if plan.control is None else plan.control
+            control = replace(control, common=common)
+        return replace(state, round=plan.round, model=plan.model, control=control)
     vector = state.model
     at = state.round
     for step in plan.steps:
@@ -77,13 +96,24 @@ def advance(plan: RoundPlan, state: ClientState, layout: Layout) -> ClientState 
             continue  # taken already
         if step.round != at:
             return NeedsModel(plan.round, f"the steps begin at round {step.round}, this client holds round {at}")
-        vector = vector - decode(step.payload, layout)
+        decoded = decode(step.payload, layout)
+        vector = vector - decoded
+        if control is not None:
+            control = replace(control, common=next_common(control.common, decoded, step.keep, step.gain))
         at += 1
     if at != plan.round:
         return NeedsModel(plan.round, f"this client holds round {state.round}, and the steps lead to {at}")
     if vector_digest(vector) != plan.base_digest:
         return NeedsModel(plan.round, "the models of client and server differ")
-    return replace(state, round=plan.round, model=vector)
+    return replace(state, round=plan.round, model=vector, control=control)
+
+
+def _in_epoch(plan: RoundPlan, state: ClientState, layout: Layout) -> ClientState:
+    """The state with control variates of the plan's epoch; an answer given in another epoch is void."""
+    if plan.control_epoch == (0 if state.control is None else state.control.epoch):
+        return state
+    control = ClientControl.zero(layout, plan.control_epoch) if plan.control_epoch else None
+    return replace(state, control=control, sent=None, sent_base=b"")
 
 
 def client_round(
@@ -114,12 +144,10 @@ def client_round(
         if sent is not None and plan.accepted_round < sent.round:
             residual = residual + decode(sent.payload, layout)
 
-    result = train(advanced.model)
-    if not np.isfinite(result.vector).all():
-        raise RoundError(f"local training diverged in round {plan.round}: parameters are not finite; lower client.lr")
+    result = checked_result(train(advanced.model), plan.round)
     update = advanced.model - result.vector
     wanted = update if not compression.error_feedback or residual is None else update + residual
-    encoded = compression.codec.encode(wanted, layout, compression.budget.at(plan.round))
+    encoded = encode_within(plan, wanted, layout, compression)
     answer = ClientUpdate(
         round=plan.round,
         payload=encoded.payload,
@@ -129,6 +157,32 @@ def client_round(
         deviation_l2=l2_norm(encoded.decoded - update),
         loss=result.loss,
         metrics=result.metrics,
+        gradient_scale=result.gradient_scale,
     )
     kept = wanted - encoded.decoded if compression.error_feedback else None
     return answer, replace(advanced, residual=kept, sent=answer, sent_base=plan.base_digest)
+
+
+def checked_result(result: LocalResult, round: int) -> LocalResult:
+    """The result itself.
+
+    Raises:
+        RoundError: its parameters are not finite.
+    """
+    if not np.isfinite(result.vector).all():
+        raise RoundError(f"local training diverged in round {round}: parameters are not finite; lower client.lr")
+    return result
+
+
+def encode_within(plan: RoundPlan, wanted: Float32Vector, layout: Layout, compression: Compression) -> Encoded:
+    """Encode within the round's budget, and within this client's own cap where that gives fewer bytes."""
+    budget = MaxError(plan.error_budget) if plan.error_budget > 0 else compression.budget.at(plan.round)
+    encoded = compression.codec.encode(wanted, layout, budget)
+    if compression.cap is None:
+        return encoded
+    cap = compression.cap.at(plan.round)
+    assert cap is not None
+    room = byte_limit(cap, layout.size)
+    if room is None or len(encoded.payload) <= room:
+        return encoded
+    return compression.codec.encode(wanted, layout, cap)

@@ -8,15 +8,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from amgt_fed.layout import Float32Vector
 
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """The encoded step that took x_round to x_{round + 1}."""
+    """The encoded step that took x_round to x_{round + 1}.
+
+    Attributes:
+        keep, gain: what it did to the common control variate: c <- keep c + gain s, with s the decoded step.
+    """
 
     round: int
     payload: bytes
+    keep: float = 1.0
+    gain: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +39,10 @@ class RoundPlan:
         steps: the steps the client missed, oldest first, ending with the one that made x_k.
         model: x_k itself, where it is smaller than the steps or the client asked for it.
         accepted_round: the last round whose update from this client the server used; 0 for none.
+        error_budget: l2 error this round's update may lose; 0: what the configuration says.
+        control_epoch: control variates of another epoch count as zero.
+        control: the common control variate, beside `model`; None for zero.
+        probe: an encoded offset; the gradient is then measured at x_k minus it.
     """
 
     run: int
@@ -38,6 +51,10 @@ class RoundPlan:
     steps: tuple[StepRecord, ...] = ()
     model: Float32Vector | None = None
     accepted_round: int = 0
+    error_budget: float = 0.0
+    control_epoch: int = 0
+    control: Float32Vector | None = None
+    probe: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +68,8 @@ class ClientUpdate:
         update_l2: ||D||.
         deviation_l2: ||q - D||, this client's share of the round's bounded error delta_k (27).
         loss: mean local training loss.
+        gradient_scale: s such that D is about s times the mean gradient on the way; 0 where it is unknown.
+        control_round: with control variates, the last round whose update entered this client's own; 0 for none.
     """
 
     round: int
@@ -61,6 +80,8 @@ class ClientUpdate:
     deviation_l2: float
     loss: float
     metrics: Mapping[str, float] = field(default_factory=dict)
+    gradient_scale: float = 0.0
+    control_round: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +101,8 @@ class Aggregate:
         delta: delta_k = sum_i w_i ||q_i - D_i||, at least ||m_k - sum_i w_i D_i||.
         drift: sqrt(sum_i w_i ||q_i - m_k||^2) / ||m_k||; 0 where m_k = 0.
         loss: sum_i w_i loss_i.
+        gradient_scale: sum_i w_i s_i; 0 where a client did not say.
+        control_shift: with control variates, sum_i n_i q_i / s_i: what the sum of n_i c_i has grown by.
     """
 
     mean: Float32Vector
@@ -91,3 +114,5 @@ class Aggregate:
     drift: float
     loss: float
     metrics: Mapping[str, float]
+    gradient_scale: float = 0.0
+    control_shift: NDArray[np.float64] | None = None

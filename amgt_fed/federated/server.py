@@ -11,6 +11,7 @@ from amgt_fed.codec.interface import l2_norm
 from amgt_fed.errors import RoundError
 from amgt_fed.federated.budgets import BudgetRule
 from amgt_fed.federated.catchup import window
+from amgt_fed.federated.control import coefficients, moved
 from amgt_fed.federated.messages import Aggregate, StepRecord
 from amgt_fed.federated.server_optimizer import OptimizerSettings, filtered_step
 from amgt_fed.federated.state import ClientRecord, ServerState
@@ -48,7 +49,9 @@ def server_round(
     step, optimizer_state = filtered_step(aggregate.mean, state.round, state.optimizer, optimizer)
     if not np.isfinite(step).all():
         raise RoundError(f"the aggregate of round {state.round} is not finite; lower client.lr or server.lr")
+    keep, gain = (1.0, 0.0) if state.control is None else coefficients(aggregate, state, optimizer.lr_at(state.round))
     if downlink.codec is None:
+        taken = step
         model = state.model - step
         steps: tuple[StepRecord, ...] = ()
         residual = None
@@ -56,13 +59,19 @@ def server_round(
     else:
         wanted = step if state.residual is None else step + state.residual
         encoded = downlink.codec.encode(wanted, layout, downlink.budget.at(state.round))
-        model = state.model - encoded.decoded
+        taken = encoded.decoded
+        model = state.model - taken
         residual = wanted - encoded.decoded if downlink.error_feedback else None
-        steps = window((*state.steps, StepRecord(state.round, encoded.payload)), layout)
+        steps = window((*state.steps, StepRecord(state.round, encoded.payload, keep, gain)), layout)
         report = StepReport(len(encoded.payload), l2_norm(encoded.decoded), encoded.error_l2)
     clients = dict(state.clients)
     for client in aggregate.participants:
-        clients[client] = ClientRecord(synced_round=state.round, accepted_round=state.round)
+        clients[client] = ClientRecord(
+            synced_round=state.round,
+            accepted_round=state.round,
+            num_examples=state.record(client).num_examples,
+            control_round=0 if state.control is None else state.round,
+        )
     return (
         replace(
             state,
@@ -72,6 +81,7 @@ def server_round(
             optimizer=optimizer_state,
             steps=steps,
             clients=clients,
+            control=None if state.control is None else moved(state.control, aggregate, taken, keep, gain),
         ),
         report,
     )

@@ -24,6 +24,10 @@ class OptimizerSettings:
     momentum: float = 0.9
     beta2: float = 0.99
 
+    def lr_at(self, round: int) -> float:
+        """alpha_k of `round`, from 1."""
+        return self.lr / (1.0 + self.lr_decay * (round - 1))
+
 
 def filtered_step(
     mean: Float32Vector, round: int, state: Mapping[str, NDArray[np.float32]], settings: OptimizerSettings
@@ -36,7 +40,7 @@ def filtered_step(
         mean: m_k, not modified.
         state: this function's own result of the round before; empty in round 1.
     """
-    lr = settings.lr / (1.0 + settings.lr_decay * (round - 1))
+    lr = settings.lr_at(round)
     if settings.name == "average":
         return np.multiply(mean, np.float32(lr)), {}
     parameter = torch.nn.Parameter(torch.zeros(mean.shape[0]))

@@ -9,18 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load, save
 
 from amgt_fed.errors import StateError
 from amgt_fed.federated.messages import StepRecord
-from amgt_fed.federated.state import ClientRecord, ServerState
+from amgt_fed.federated.state import ClientRecord, Control, ServerState
 from amgt_fed.runs.files import write_atomically
 
 FORMAT = "amgt-checkpoint-1"
@@ -61,6 +61,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     if state.residual is not None:
         tensors["residual"] = state.residual
     tensors.update({f"optimizer.{name}": np.asarray(value) for name, value in state.optimizer.items()})
+    if state.control is not None:
+        tensors["control.total"], tensors["control.common"] = state.control.total, state.control.common
     if state.steps:
         tensors["steps"] = np.frombuffer(b"".join(step.payload for step in state.steps), np.uint8)
     data = save(tensors)
@@ -74,10 +76,10 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         "run": state.run,
         "round": state.round,
         "layout_digest": checkpoint.layout_digest.hex(),
-        "steps": [[step.round, len(step.payload)] for step in state.steps],
-        "clients": {
-            str(client): [record.synced_round, record.accepted_round] for client, record in state.clients.items()
-        },
+        "steps": [[step.round, len(step.payload), step.keep, step.gain] for step in state.steps],
+        "clients": {str(client): list(astuple(record)) for client, record in state.clients.items()},
+        "control_epoch": 0 if state.control is None else state.control.epoch,
+        "first_errors": list(state.first_errors),
         "tracker": dict(checkpoint.tracker),
         "uplink_bytes": checkpoint.uplink_bytes,
         "downlink_bytes": checkpoint.downlink_bytes,
@@ -116,11 +118,26 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
         raise StateError(f"checkpoint in {folder} cannot be read: {error}") from error
 
 
+def parameters_of(folder: Path) -> int:
+    """How many parameters the checkpoint's model has, from the file's header alone; 0 where there is none yet."""
+    path = folder / "state.json"
+    if not path.exists():
+        return 0
+    try:
+        tensors = folder / Path(json.loads(path.read_bytes())["tensors"]).name
+        with safe_open(tensors, framework="numpy") as file:
+            return int(file.get_slice("model").get_shape()[0])
+    except FileNotFoundError:
+        return 0  # replaced by the next round's between the two lines
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise StateError(f"checkpoint in {folder} cannot be read: {error}") from error
+
+
 def _from_parts(facts: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> Checkpoint:
     steps, offset = [], 0
     packed = tensors["steps"].tobytes() if "steps" in tensors else b""
-    for round, length in facts["steps"]:
-        steps.append(StepRecord(round, packed[offset : offset + length]))
+    for round, length, *coefficients in facts["steps"]:
+        steps.append(StepRecord(round, packed[offset : offset + length], *coefficients))
         offset += length
     prefix = "optimizer."
     state = ServerState(
@@ -131,6 +148,8 @@ def _from_parts(facts: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> Chec
         optimizer={name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)},
         steps=tuple(steps),
         clients={int(client): ClientRecord(*record) for client, record in facts["clients"].items()},
+        control=_control(facts, tensors),
+        first_errors=tuple(facts.get("first_errors", (0.0, 0.0))),
     )
     return Checkpoint(
         state=state,
@@ -143,3 +162,9 @@ def _from_parts(facts: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> Chec
         stopped=facts["stopped"],
         certificate=facts.get("certificate"),
     )
+
+
+def _control(facts: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> Control | None:
+    if "control.total" not in tensors:
+        return None
+    return Control(tensors["control.total"], tensors["control.common"], facts["control_epoch"])

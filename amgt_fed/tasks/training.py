@@ -43,7 +43,14 @@ class LocalSettings:
 
 
 def train_locally(
-    task: Task, flat: FlatModel, data: Dataset[Any], start: Float32Vector, settings: LocalSettings, seed: int
+    task: Task,
+    flat: FlatModel,
+    data: Dataset[Any],
+    start: Float32Vector,
+    settings: LocalSettings,
+    seed: int,
+    *,
+    correction: Float32Vector | None = None,
 ) -> LocalResult:
     """Train from `start` on one client's data.
 
@@ -51,6 +58,7 @@ def train_locally(
         flat: overwritten; its state afterwards is the result's vector.
         start: x_k, not modified.
         seed: of the batch order; torch's global generator (dropout) is the caller's to seed.
+        correction: added to every gradient (a control variate), in the layout's order; not modified.
 
     Raises:
         RoundError: the loss is not finite.
@@ -64,6 +72,7 @@ def train_locally(
     module.train()
     optimizer = make_optimizer(module, settings)
     anchors = [parameter.detach().clone() for parameter in module.parameters()] if settings.prox_mu else []
+    corrections = [] if correction is None else _parameter_parts(flat, correction)
     total, count = torch.zeros((), dtype=torch.float64), 0
     for batch in _training_batches(data, size, settings, seed):
         moved = to_device(batch, flat.device)
@@ -72,13 +81,40 @@ def train_locally(
         loss.backward()  # type: ignore[no-untyped-call]
         if anchors:
             _pull(module, anchors, settings.prox_mu)
+        for parameter, part in corrections:
+            if parameter.grad is not None:
+                parameter.grad.add_(part)
         optimizer.step()
         total += loss.detach().cpu().double()
         count += 1
     mean = float(total) / count
     if not math.isfinite(mean):
         raise RoundError(f"local loss is {mean}; lower client.lr (now {settings.lr:g})")
-    return LocalResult(vector=flat.read(), num_examples=size, loss=mean)
+    scale = gradient_scale(settings, count)
+    return LocalResult(vector=flat.read(), num_examples=size, loss=mean, gradient_scale=scale)
+
+
+def gradient_scale(settings: LocalSettings, steps: int) -> float:
+    """s such that `steps` local steps move by s times their mean gradient; 0 for optimizers whose steps are none.
+
+    Plain SGD: eta steps. With momentum b a gradient of step j is taken (1 - b^(steps - j + 1)) / (1 - b) times; the sum
+    over j stands for all, exactly so where the gradients are alike.
+    """
+    if settings.optimizer != "sgd":
+        return 0.0
+    b = settings.momentum
+    return settings.lr * sum((1 - b**left) / (1 - b) for left in range(1, steps + 1))
+
+
+def _parameter_parts(flat: FlatModel, vector: Float32Vector) -> list[tuple[Tensor, Tensor]]:
+    """Each parameter of the module beside its part of `vector`."""
+    named = dict(flat.module.named_parameters())
+    whole = torch.tensor(vector, device=flat.device)
+    return [
+        (named[segment.name], whole[segment.offset : segment.stop].view(segment.shape))
+        for segment in flat.layout.segments
+        if segment.name in named
+    ]
 
 
 @torch.no_grad()

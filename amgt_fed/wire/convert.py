@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
-
-import numpy as np
-from google.protobuf.message import DecodeError, Message
 
 from amgt_fed.errors import WireError
-from amgt_fed.federated.aggregate import MAX_EXAMPLES, MAX_NUMBER
 from amgt_fed.federated.messages import ClientUpdate, NeedsModel, RoundPlan, StepRecord
 from amgt_fed.layout import DIGEST_BYTES, Layout
 from amgt_fed.wire import limits
+from amgt_fed.wire.checks import examples_of, finite, metrics_of, norm_of, parse, round_of, vector_of
 from amgt_fed.wire.v1 import update_pb2 as pb
 
 
@@ -38,9 +34,6 @@ class Evaluation:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
-_M = TypeVar("_M", bound=Message)
-
-
 def encode_plan(plan: RoundPlan, layout: Layout) -> bytes:
     """The bytes of a RoundPlan message."""
     return pb.RoundPlan(
@@ -53,6 +46,11 @@ def encode_plan(plan: RoundPlan, layout: Layout) -> bytes:
         model=b"" if plan.model is None else plan.model.astype("<f4", copy=False).tobytes(),
         accepted_round=plan.accepted_round,
         run=plan.run,
+        error_budget=plan.error_budget,
+        control_epoch=plan.control_epoch,
+        **_control_of(plan.steps),
+        control=b"" if plan.control is None else plan.control.astype("<f4", copy=False).tobytes(),
+        probe=plan.probe,
     ).SerializeToString(deterministic=True)
 
 
@@ -62,20 +60,15 @@ def decode_plan(data: bytes, layout: Layout) -> RoundPlan:
     Raises:
         WireError: malformed, of another version or model, or beyond the limits.
     """
-    message = _parse(pb.RoundPlan, data, layout)
-    round = _round(message.round)
+    message = parse(pb.RoundPlan, data, layout)
+    round = round_of(message.round)
     if message.layout_digest != layout.digest:
         raise WireError(
             f"the server's model has layout {message.layout_digest.hex()}, this client's {layout.digest.hex()}; "
             "both must run the same task and version"
         )
-    model = None
-    if message.model:
-        if len(message.model) != 4 * layout.size:
-            raise WireError(f"model of {len(message.model)} bytes; this task's has {4 * layout.size}")
-        model = np.frombuffer(message.model, "<f4").astype(np.float32)
-        if not np.isfinite(model).all():
-            raise WireError("the model received holds values that are not finite")
+    model = vector_of("model", message.model, layout)
+    control = vector_of("control variate", message.control, layout)
     count = len(message.steps)
     if count > limits.MAX_STEPS or (count and (message.first_step < 1 or message.first_step + count != round)):
         raise WireError(f"{count} steps from round {message.first_step} do not lead to round {round}")
@@ -83,8 +76,27 @@ def decode_plan(data: bytes, layout: Layout) -> RoundPlan:
         raise WireError(f"the model's digest has {len(message.base_digest)} bytes; {DIGEST_BYTES} are needed")
     if message.accepted_round >= round:
         raise WireError(f"an update of round {message.accepted_round} cannot have been used before round {round}")
-    steps = tuple(StepRecord(message.first_step + index, payload) for index, payload in enumerate(message.steps))
-    return RoundPlan(message.run, round, message.base_digest, steps, model, message.accepted_round)
+    keep, gain = list(message.keep), list(message.gain)
+    if len(keep) != len(gain) or len(keep) not in (0, count):
+        raise WireError(f"{len(keep)} and {len(gain)} control coefficients for {count} steps")
+    for value in (*keep, *gain):
+        finite("a control coefficient", value)
+    steps = tuple(
+        StepRecord(message.first_step + index, payload, *((keep[index], gain[index]) if keep else ()))
+        for index, payload in enumerate(message.steps)
+    )
+    return RoundPlan(
+        message.run,
+        round,
+        message.base_digest,
+        steps,
+        model,
+        message.accepted_round,
+        norm_of("error_budget", message.error_budget),
+        message.control_epoch,
+        control,
+        message.probe,
+    )
 
 
 def encode_update(update: ClientUpdate) -> bytes:
@@ -99,6 +111,8 @@ def encode_update(update: ClientUpdate) -> bytes:
         deviation_l2=update.deviation_l2,
         loss=update.loss,
         metrics=dict(update.metrics),
+        gradient_scale=update.gradient_scale,
+        control_round=update.control_round,
     ).SerializeToString(deterministic=True)
 
 
@@ -115,19 +129,21 @@ def decode_update(data: bytes, layout: Layout) -> ClientUpdate | NeedsModel:
     Raises:
         WireError: malformed, of another version, or with impossible numbers.
     """
-    message = _parse(pb.ClientUpdate, data, layout)
-    round = _round(message.round)
+    message = parse(pb.ClientUpdate, data, layout)
+    round = round_of(message.round)
     if message.needs_model:
         return NeedsModel(round, message.needs_model[: limits.MAX_REASON])
     return ClientUpdate(
         round=round,
         payload=message.payload,
-        num_examples=_examples(message.num_examples),
-        error_l2=_norm("error_l2", message.error_l2),
-        update_l2=_norm("update_l2", message.update_l2),
-        deviation_l2=_norm("deviation_l2", message.deviation_l2),
-        loss=_finite("loss", message.loss),
-        metrics=_metrics(message.metrics),
+        num_examples=examples_of(message.num_examples),
+        error_l2=norm_of("error_l2", message.error_l2),
+        update_l2=norm_of("update_l2", message.update_l2),
+        deviation_l2=norm_of("deviation_l2", message.deviation_l2),
+        loss=finite("loss", message.loss),
+        metrics=metrics_of(message.metrics),
+        gradient_scale=norm_of("gradient_scale", message.gradient_scale),
+        control_round=message.control_round,
     )
 
 
@@ -142,7 +158,7 @@ def decode_question(data: bytes, layout: Layout) -> int:
     Raises:
         WireError: malformed, or of another version.
     """
-    return int(_parse(pb.Question, data, layout).run)
+    return int(parse(pb.Question, data, layout).run)
 
 
 def encode_hello(hello: Hello) -> bytes:
@@ -163,7 +179,7 @@ def decode_hello(data: bytes, layout: Layout) -> Hello:
     Raises:
         WireError: malformed, of another version or model, or with impossible numbers.
     """
-    message = _parse(pb.Hello, data, layout)
+    message = parse(pb.Hello, data, layout)
     if message.layout_digest != layout.digest:
         raise WireError(
             f"client {message.client} holds a model of layout {message.layout_digest.hex()}, the server's is "
@@ -176,7 +192,7 @@ def decode_hello(data: bytes, layout: Layout) -> Hello:
     return Hello(
         message.client,
         message.num_clients,
-        _examples(message.num_examples),
+        examples_of(message.num_examples),
         message.synced_round,
         message.layout_digest,
     )
@@ -207,58 +223,17 @@ def decode_evaluation(data: bytes, layout: Layout) -> Evaluation | NeedsModel:
     Raises:
         WireError: malformed, of another version, or with impossible numbers.
     """
-    message = _parse(pb.Evaluation, data, layout)
-    round = _round(message.round)
+    message = parse(pb.Evaluation, data, layout)
+    round = round_of(message.round)
     if message.needs_model:
         return NeedsModel(round, message.needs_model[: limits.MAX_REASON])
-    return Evaluation(round, _examples(message.num_examples), _finite("loss", message.loss), _metrics(message.metrics))
+    return Evaluation(
+        round, examples_of(message.num_examples), finite("loss", message.loss), metrics_of(message.metrics)
+    )
 
 
-def _parse(kind: type[_M], data: bytes, layout: Layout) -> _M:
-    limit = limits.max_message_bytes(layout)
-    if len(data) > limit:
-        raise WireError(f"a message of {len(data)} bytes; at most {limit} are accepted for this model")
-    try:
-        message = kind.FromString(data)
-    except DecodeError as error:
-        raise WireError(f"{len(data)} bytes are not a {kind.__name__} message: {error}") from error
-    version = getattr(message, "version", 0)
-    if version != limits.WIRE_VERSION:
-        raise WireError(
-            f"the peer speaks wire version {version}, this side {limits.WIRE_VERSION}; install one amgt-fed on both"
-        )
-    return message
-
-
-def _round(value: int) -> int:
-    if not 1 <= value <= limits.MAX_ROUND:
-        raise WireError(f"round {value} is outside 1 to {limits.MAX_ROUND}")
-    return value
-
-
-def _examples(value: int) -> int:
-    if not 1 <= value <= MAX_EXAMPLES:
-        raise WireError(f"num_examples is {value}; 1 to {MAX_EXAMPLES} are possible")
-    return value
-
-
-def _finite(name: str, value: float) -> float:
-    if not abs(value) <= MAX_NUMBER:  # NaN fails every comparison
-        raise WireError(f"{name} is {value!r}; a number within +-{MAX_NUMBER:g} is needed")
-    return value
-
-
-def _norm(name: str, value: float) -> float:
-    if _finite(name, value) < 0:
-        raise WireError(f"{name} is {value!r}; a norm is at least 0")
-    return value
-
-
-def _metrics(metrics: Mapping[str, float]) -> dict[str, float]:
-    if len(metrics) > limits.MAX_METRICS:
-        raise WireError(f"{len(metrics)} metrics; at most {limits.MAX_METRICS} are accepted")
-    for name, value in metrics.items():
-        if len(name) > limits.MAX_NAME:
-            raise WireError(f"metric name of {len(name)} characters; at most {limits.MAX_NAME} are accepted")
-        _finite(f"metric {name!r}", value)
-    return dict(sorted(metrics.items()))
+def _control_of(steps: tuple[StepRecord, ...]) -> dict[str, list[float]]:
+    """The steps' control coefficients; nothing where no step touches the control variate, as in most runs."""
+    if all((step.keep, step.gain) == (1.0, 0.0) for step in steps):
+        return {}
+    return {"keep": [step.keep for step in steps], "gain": [step.gain for step in steps]}

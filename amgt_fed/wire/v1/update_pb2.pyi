@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class RoundPlan(_message.Message):
-    __slots__ = ("version", "round", "layout_digest", "base_digest", "first_step", "steps", "model", "accepted_round", "run")
+    __slots__ = ("version", "round", "layout_digest", "base_digest", "first_step", "steps", "model", "accepted_round", "run", "error_budget", "control_epoch", "keep", "gain", "control", "probe")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     LAYOUT_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -17,6 +17,12 @@ class RoundPlan(_message.Message):
     MODEL_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_ROUND_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
+    ERROR_BUDGET_FIELD_NUMBER: _ClassVar[int]
+    CONTROL_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    KEEP_FIELD_NUMBER: _ClassVar[int]
+    GAIN_FIELD_NUMBER: _ClassVar[int]
+    CONTROL_FIELD_NUMBER: _ClassVar[int]
+    PROBE_FIELD_NUMBER: _ClassVar[int]
     version: int
     round: int
     layout_digest: bytes
@@ -26,10 +32,16 @@ class RoundPlan(_message.Message):
     model: bytes
     accepted_round: int
     run: int
-    def __init__(self, version: _Optional[int] = ..., round: _Optional[int] = ..., layout_digest: _Optional[bytes] = ..., base_digest: _Optional[bytes] = ..., first_step: _Optional[int] = ..., steps: _Optional[_Iterable[bytes]] = ..., model: _Optional[bytes] = ..., accepted_round: _Optional[int] = ..., run: _Optional[int] = ...) -> None: ...
+    error_budget: float
+    control_epoch: int
+    keep: _containers.RepeatedScalarFieldContainer[float]
+    gain: _containers.RepeatedScalarFieldContainer[float]
+    control: bytes
+    probe: bytes
+    def __init__(self, version: _Optional[int] = ..., round: _Optional[int] = ..., layout_digest: _Optional[bytes] = ..., base_digest: _Optional[bytes] = ..., first_step: _Optional[int] = ..., steps: _Optional[_Iterable[bytes]] = ..., model: _Optional[bytes] = ..., accepted_round: _Optional[int] = ..., run: _Optional[int] = ..., error_budget: _Optional[float] = ..., control_epoch: _Optional[int] = ..., keep: _Optional[_Iterable[float]] = ..., gain: _Optional[_Iterable[float]] = ..., control: _Optional[bytes] = ..., probe: _Optional[bytes] = ...) -> None: ...
 
 class ClientUpdate(_message.Message):
-    __slots__ = ("version", "round", "payload", "num_examples", "error_l2", "update_l2", "deviation_l2", "loss", "metrics", "needs_model")
+    __slots__ = ("version", "round", "payload", "num_examples", "error_l2", "update_l2", "deviation_l2", "loss", "metrics", "needs_model", "gradient_scale", "control_round")
     class MetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -47,6 +59,8 @@ class ClientUpdate(_message.Message):
     LOSS_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
     NEEDS_MODEL_FIELD_NUMBER: _ClassVar[int]
+    GRADIENT_SCALE_FIELD_NUMBER: _ClassVar[int]
+    CONTROL_ROUND_FIELD_NUMBER: _ClassVar[int]
     version: int
     round: int
     payload: bytes
@@ -57,7 +71,9 @@ class ClientUpdate(_message.Message):
     loss: float
     metrics: _containers.ScalarMap[str, float]
     needs_model: str
-    def __init__(self, version: _Optional[int] = ..., round: _Optional[int] = ..., payload: _Optional[bytes] = ..., num_examples: _Optional[int] = ..., error_l2: _Optional[float] = ..., update_l2: _Optional[float] = ..., deviation_l2: _Optional[float] = ..., loss: _Optional[float] = ..., metrics: _Optional[_Mapping[str, float]] = ..., needs_model: _Optional[str] = ...) -> None: ...
+    gradient_scale: float
+    control_round: int
+    def __init__(self, version: _Optional[int] = ..., round: _Optional[int] = ..., payload: _Optional[bytes] = ..., num_examples: _Optional[int] = ..., error_l2: _Optional[float] = ..., update_l2: _Optional[float] = ..., deviation_l2: _Optional[float] = ..., loss: _Optional[float] = ..., metrics: _Optional[_Mapping[str, float]] = ..., needs_model: _Optional[str] = ..., gradient_scale: _Optional[float] = ..., control_round: _Optional[int] = ...) -> None: ...
 
 class Question(_message.Message):
     __slots__ = ("version", "run")
