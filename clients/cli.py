@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-import re
-import secrets
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from amgt_fed.cli.service import run_service, security
-from amgt_fed.errors import AMGTFedError, ConfigError, EngineError
+from amgt_fed.cli.service import run_service
+from amgt_fed.errors import AMGTFedError, EngineError
 
-if TYPE_CHECKING:
-    from amgt_fed.flower.client_host import HostedNode
-    from amgt_fed.link import Tls
+from .connection import connection
+from .nodes import chosen_partitions, hosted_nodes, state_root
 
 log = logging.getLogger("amgt_fed.client")
 
 OWN_APP = f"{__package__}.app:app"
-APPS_CHOICE = "-"
-NAME_FILE = "name"
 
 app = typer.Typer(
     name="amgt-client",
@@ -39,7 +34,15 @@ def root() -> None:
 
 @app.command()
 def run(
-    server: Annotated[str, typer.Option("--server", "-s", help="HOST:PORT of the amgt-server.")],
+    server: Annotated[
+        str | None, typer.Option("--server", "-s", help="HOST:PORT of the amgt-server; by default the bundle's.")
+    ] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(
+            "--bundle", "-b", help="This device's file from `amgt-server fleet enroll`: who it is, and where."
+        ),
+    ] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Plaintext; on loopback only.")] = False,
     ca: Annotated[Path | None, typer.Option("--ca", help="The fleet's CA certificate (PEM).")] = None,
     cert: Annotated[Path | None, typer.Option("--cert", help="This device's certificate (PEM).")] = None,
@@ -48,7 +51,10 @@ def run(
         str | None, typer.Option("--name", help="This node's name; by default the certificate's common name.")
     ] = None,
     partition_id: Annotated[
-        int | None, typer.Option("--partition-id", min=0, help="Which client of the federation this node is.")
+        int | None,
+        typer.Option(
+            "--partition-id", min=0, help="Which client of the federation this node is; by default the bundle's."
+        ),
     ] = None,
     num_partitions: Annotated[
         int | None, typer.Option("--num-partitions", min=1, help="How many clients there are.")
@@ -76,22 +82,29 @@ def run(
         os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
     from amgt_fed.flower.apps import load_client_app
     from amgt_fed.flower.client_host import ClientHost
-    from amgt_fed.link import Address, LinkLimits
+    from amgt_fed.link import LinkLimits
 
-    address = Address.parse(server)
-    tls = security(address, insecure=insecure, ca=ca, cert=cert, key=key)
-    address.resolve()
-    root_dir = _state_root(state_dir)
-    partitions = _partitions(partition_id, num_partitions, nodes)
-    hosted = _hosted(partitions, num_partitions, name, tls, root_dir, data_dir, device)
+    link = connection(server, bundle, insecure=insecure, ca=ca, cert=cert, key=key)
+    link.address.resolve()
+    root_dir = state_root(state_dir)
+    partitions = chosen_partitions(partition_id, num_partitions, nodes, link.bundle)
+    hosted = hosted_nodes(partitions, num_partitions, name, link.tls, root_dir, data_dir, device)
     loaded = load_client_app(client_app)
     limits = LinkLimits(
         max_message_bytes=max_message_mib * 1024 * 1024,
         receive_budget_bytes=max(max_message_mib * 1024 * 1024, LinkLimits().receive_budget_bytes),
     )
-    log.info("%s for server %s, app %s", ", ".join(node.name for node in hosted[:5]), address, client_app)
+    log.info("%s for server %s, app %s", ", ".join(node.name for node in hosted[:5]), link.address, client_app)
     try:
-        ClientHost(loaded, address, tls, hosted, limits=limits, stay=not once).run()
+        ClientHost(
+            loaded,
+            link.address,
+            link.tls,
+            hosted,
+            limits=limits,
+            stay=not once,
+            certificates=link.certificates,
+        ).run()
     except AMGTFedError:
         raise
     except Exception as error:
@@ -99,76 +112,8 @@ def run(
 
 
 def main() -> None:
-    """Run the command line; exit code 0 is success, 2 an error the user can mend, 130 and 143 a signal."""
+    """Run the command line.
+
+    Exit code 0 is success, 2 an error the user can mend, 77 a device the server has shut out, 130 and 143 a signal.
+    """
     run_service(lambda arguments: app(arguments, prog_name="amgt-client"))
-
-
-def _state_root(state_dir: str | None) -> Path | None:
-    if state_dir == APPS_CHOICE:
-        return None
-    if state_dir is not None:
-        return Path(state_dir).expanduser().resolve()
-    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(home) / "amgt-fed"
-
-
-def _partitions(partition_id: int | None, num_partitions: int | None, nodes: str | None) -> list[int | None]:
-    if nodes is None:
-        chosen: list[int | None] = [partition_id]
-    elif partition_id is not None:
-        raise ConfigError("give either --partition-id or --nodes")
-    elif (match := re.fullmatch(r"(\d+)-(\d+)", nodes)) is None or int(match[1]) > int(match[2]):
-        raise ConfigError(f"--nodes {nodes!r} should read A-B with A <= B, e.g. 0-9")
-    else:
-        chosen = list(range(int(match[1]), int(match[2]) + 1))
-    last = chosen[-1]
-    if last is not None and num_partitions is not None and last >= num_partitions:
-        raise ConfigError(f"partition {last} is not one of {num_partitions}: they count from 0 to {num_partitions - 1}")
-    return chosen
-
-
-def _hosted(
-    partitions: list[int | None],
-    num_partitions: int | None,
-    name: str | None,
-    tls: Tls | None,
-    root_dir: Path | None,
-    data_dir: Path | None,
-    device: str | None,
-) -> list[HostedNode]:
-    from amgt_fed.flower.client_host import HostedNode
-
-    shared: dict[str, bool | int | float | str] = {}
-    if num_partitions is not None:
-        shared["num-partitions"] = num_partitions
-    if root_dir is not None:
-        shared["state-dir"] = str(root_dir)
-    if data_dir is not None:
-        shared["data-dir"] = str(data_dir.resolve())
-    if device is not None:
-        shared["device"] = device
-    hosted = []
-    for partition in partitions:
-        own = {**shared} if partition is None else {**shared, "partition-id": partition}
-        base = name or (tls.common_name if tls is not None else None)
-        if base is not None and len(partitions) > 1:
-            base = f"{base}/{partition}"
-        hosted.append(HostedNode(base or _own_name(partition, root_dir), own))
-    return hosted
-
-
-def _own_name(partition: int | None, root: Path | None) -> str:
-    """Told by the partition, or drawn once and kept in the state directory."""
-    if partition is not None:
-        return f"node-{partition}"
-    drawn = f"node-{secrets.token_hex(6)}"
-    if root is None:
-        return drawn
-    path = root / NAME_FILE
-    if path.exists():
-        return path.read_text(encoding="utf-8").strip()
-    root.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}")
-    temporary.write_text(drawn, encoding="utf-8")
-    temporary.replace(path)
-    return drawn

@@ -6,8 +6,10 @@ import json
 import logging
 import os
 import secrets
+import sys
 import tomllib
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,9 +19,13 @@ from amgt_fed.cli.service import run_service, security
 from amgt_fed.errors import AMGTFedError, ConfigError, EngineError, StateError
 from amgt_fed.runs.files import write_atomically
 
+from . import fleet_cli
+
 if TYPE_CHECKING:
     from amgt_fed.flower.link_grid import LinkGrid
-    from amgt_fed.link import LinkLimits
+    from amgt_fed.link import Address, LinkLimits, Tls
+
+    from .fleet import Fleet
 
 log = logging.getLogger("amgt_fed.server")
 
@@ -37,6 +43,9 @@ app = typer.Typer(
 )
 
 
+app.add_typer(fleet_cli.app)
+
+
 @app.callback()
 def root() -> None:
     """The server of a fleet: accepts client nodes over gRPC and runs a ServerApp with them."""
@@ -51,10 +60,20 @@ def run(
         list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="One key, e.g. client.lr=0.01.")
     ] = None,
     address: Annotated[
-        str, typer.Option("--address", "-a", help="HOST:PORT to listen at; port 0 takes a free one.")
-    ] = "127.0.0.1:7070",
+        str | None,
+        typer.Option(
+            "--address",
+            "-a",
+            help="HOST:PORT to listen at; port 0 takes a free one. By default 127.0.0.1:7070, or with --fleet the port "
+            "that its devices were told, on every interface unless that is loopback too.",
+        ),
+    ] = None,
     address_file: Annotated[
         Path | None, typer.Option("--address-file", help="Write the bound address here once nodes can connect.")
+    ] = None,
+    fleet: Annotated[
+        Path | None,
+        typer.Option("--fleet", "-f", metavar="DIR", help="Let the devices of this fleet in; see `amgt-server fleet`."),
     ] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Plaintext; on loopback only.")] = False,
     ca: Annotated[Path | None, typer.Option("--ca", help="The fleet's CA certificate (PEM).")] = None,
@@ -83,13 +102,30 @@ def run(
     from amgt_fed.flower.link_grid import LinkGrid
     from amgt_fed.link import Address
 
-    where = Address.parse(address)
-    tls = security(where, insecure=insecure, ca=ca, cert=cert, key=key)
+    opened = _open_fleet(fleet, insecure or ca is not None or cert is not None or key is not None)
+    where = Address.parse(address) if address is not None else _default_address(opened)
+    tls: Tls | None
+    if opened is not None:
+        tls = opened.tls()
+    else:
+        tls = security(where, insecure=insecure, ca=ca, cert=cert, key=key, instead="--fleet")
     run_config = _run_config(config, set_ or [], out, resume, own=server_app == OWN_APP)
     limits = _limits(run_config, grace_s, max_message_mib)
     loaded = load_server_app(server_app)
     run_id = _run_id(str(run_config.get("out", "")) or (str(out) if out else ""))
-    with LinkGrid(where, tls, run_id=run_id, run_config=run_config, limits=limits) as grid:
+    door = None
+    if opened is not None:
+        from .fleet_door import FleetDoor
+
+        door = FleetDoor(opened)
+    with ExitStack() as stack:
+        grid = stack.enter_context(
+            LinkGrid(where, tls, run_id=run_id, run_config=run_config, limits=limits, doorkeeper=door)
+        )
+        if opened is not None:
+            from .fleet_activity import ActivityRecorder
+
+            stack.enter_context(ActivityRecorder(opened, grid))
         log.info("listening at %s (%s)", grid.address, "plaintext" if tls is None else "mutual TLS")
         print(f"listening at {grid.address}", flush=True)
         if address_file is not None:
@@ -108,7 +144,28 @@ def run(
 
 def main() -> None:
     """Run the command line; exit code 0 is success, 2 an error the user can mend, 130 and 143 a signal."""
+    if "--insecure" not in sys.argv:
+        # At this level gRPC says why it refuses a certificate, in a line of its own, and little else.
+        os.environ.setdefault("GRPC_VERBOSITY", "INFO")
     run_service(lambda arguments: app(arguments, prog_name="amgt-server"))
+
+
+def _open_fleet(folder: Path | None, otherwise_secured: bool) -> Fleet | None:
+    if folder is None:
+        return None
+    if otherwise_secured:
+        raise ConfigError("--fleet brings its certificates; leave --insecure, --ca, --cert and --key out")
+    from .fleet import Fleet
+
+    return Fleet(folder)
+
+
+def _default_address(fleet: Fleet | None) -> Address:
+    """Where a fleet's devices look for the server."""
+    from amgt_fed.link import Address
+
+    told = Address.parse(fleet.roll().servers[0]) if fleet is not None else Address("127.0.0.1", 7070)
+    return told if told.is_loopback() else Address("0.0.0.0", told.port)
 
 
 def _run_config(

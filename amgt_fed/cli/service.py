@@ -12,6 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from amgt_fed.cli.errors import reporting
+from amgt_fed.errors import LinkError
 
 if TYPE_CHECKING:
     from amgt_fed.link import Address, Tls
@@ -46,7 +47,8 @@ def run_service(command: Callable[[list[str]], object]) -> None:
         command: takes the arguments without `--debug`.
 
     Raises:
-        SystemExit: with code 2 for an error, 130 for SIGINT, 143 for SIGTERM, or as `command` raises it.
+        SystemExit: with code 2 for an error, 77 where the server has shut this device out, 130 for SIGINT, 143 for
+            SIGTERM, or as `command` raises it.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -54,15 +56,28 @@ def run_service(command: Callable[[list[str]], object]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     arguments = sys.argv[1:]
+    code: int | None = None
     try:
         with reporting(debug="--debug" in arguments):
-            command([argument for argument in arguments if argument != "--debug"])
+            try:
+                command([argument for argument in arguments if argument != "--debug"])
+            except LinkError as error:
+                code = getattr(error, "exit_code", None)  # `ShutOut` has one of its own
+                raise
     except Stopped as stopped:
         sys.exit(128 + stopped.number)
+    except SystemExit:
+        if code is not None:
+            sys.exit(code)
+        raise
 
 
-def security(address: Address, *, insecure: bool, ca: Path | None, cert: Path | None, key: Path | None) -> Tls | None:
+def security(
+    address: Address, *, insecure: bool, ca: Path | None, cert: Path | None, key: Path | None, instead: str
+) -> Tls | None:
     """Turn the options --insecure, --ca, --cert and --key into certificates, or None for plaintext.
+
+    `instead` names the option that brings all of them in one, for the error that there are none.
 
     Raises:
         LinkError: they do not go together, or plaintext is not allowed; see `amgt_fed.link.choose_security`.
@@ -74,7 +89,7 @@ def security(address: Address, *, insecure: bool, ca: Path | None, cert: Path | 
         files = TlsFiles(ca, cert, key)
     elif ca is not None or cert is not None or key is not None:
         raise CredentialsError("mutual TLS takes all three of --ca, --cert and --key")
-    return choose_security(address, insecure=insecure, files=files)
+    return choose_security(address, insecure=insecure, files=files, instead=instead)
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:

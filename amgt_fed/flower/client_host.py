@@ -8,7 +8,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from flwr.app import Context
@@ -45,6 +45,7 @@ class ClientHost:
         nodes: at least one; names must differ.
         limits: sizes and times of the link.
         stay: whether to wait for the next run when one is over.
+        certificates: newer ones than `tls`, if there are; see `LinkClient`.
 
     Raises:
         LinkError: two nodes have one name.
@@ -59,6 +60,7 @@ class ClientHost:
         *,
         limits: LinkLimits | None = None,
         stay: bool = False,
+        certificates: Callable[[], Tls | None] | None = None,
     ) -> None:
         names = [node.name for node in nodes]
         for name in names:
@@ -70,6 +72,7 @@ class ClientHost:
         self._nodes = nodes
         self._limits = limits or LinkLimits()
         self._stay = stay
+        self._certificates = certificates
         self._requests: queue.SimpleQueue[tuple[LinkClient, HostedNode, Request] | None] = queue.SimpleQueue()
         self._contexts: dict[str, Context] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -142,7 +145,15 @@ class ClientHost:
         def take(request: Request) -> None:
             self._requests.put((client, node, request))
 
-        client = LinkClient(self._address, self._tls, node.name, take, limits=self._limits, stay=self._stay)
+        client = LinkClient(
+            self._address,
+            self._tls,
+            node.name,
+            take,
+            limits=self._limits,
+            stay=self._stay,
+            certificates=self._certificates,
+        )
         await client.run()
 
     def _cancel_all(self) -> None:

@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Protocol
 
 from flwr.app import Message
 
 from amgt_fed.errors import WireError
 from amgt_fed.flower import compat
 from amgt_fed.flower.mailbox import MailboxGrid
+from amgt_fed.flower.tally import Tally
 from amgt_fed.link import Address, LinkLimits, LinkServer, Outgoing, Peer, Tls, TrafficReport
 from amgt_fed.link.budget import SendBudget
 
@@ -32,6 +34,19 @@ class _Batch:
     unsettled: int
 
 
+class Doorkeeper(Protocol):
+    """Who may come in, and as whom; asked in the link's thread but for `refuses_client`, so it must not block."""
+
+    def refuses(self, peer: Peer) -> str | None:
+        """Why a peer that says Hello is refused, or None."""
+
+    def has_news(self) -> bool:
+        """Whether `refuses` may now answer otherwise about somebody who was let in."""
+
+    def refuses_client(self, name: str, client: int) -> str | None:
+        """Why the node of this name may not be this client of the federation, or None; from any thread."""
+
+
 class LinkGrid(MailboxGrid):
     """Serve the link while the `with` block lasts, and be the Grid of its ServerApp.
 
@@ -45,7 +60,7 @@ class LinkGrid(MailboxGrid):
         run_id: any positive integer; the same one after a restart, so that clients know the run again.
         run_config: sent to every node on joining, and the ClientApp's `Context.run_config` there.
         limits: sizes and times of the link.
-        authorize: asked with every Hello; returns why the peer is refused, or None.
+        doorkeeper: who may come in and as which client; None lets everybody in whom `tls` does.
 
     Raises:
         AddressError: entering the block, when the address cannot be listened at.
@@ -59,7 +74,7 @@ class LinkGrid(MailboxGrid):
         run_id: int,
         run_config: compat.Config,
         limits: LinkLimits | None = None,
-        authorize: Callable[[Peer], str | None] | None = None,
+        doorkeeper: Doorkeeper | None = None,
     ) -> None:
         super().__init__(run_id, run_config)
         self._limits = limits or LinkLimits()
@@ -70,8 +85,11 @@ class LinkGrid(MailboxGrid):
             run_config=run_config,
             listener=_Listener(self),
             limits=self._limits,
-            authorize=authorize,
+            authorize=doorkeeper.refuses if doorkeeper is not None else None,
+            recheck=doorkeeper.has_news if doorkeeper is not None else None,
         )
+        self._doorkeeper = doorkeeper
+        self.tally = Tally()
         self._lock = threading.Lock()
         self._releases: dict[str, Callable[[], None]] = {}  # of replies that nobody has pulled yet
         self._batches: dict[int, _Batch] = {}
@@ -102,6 +120,13 @@ class LinkGrid(MailboxGrid):
         """The names of the nodes in `get_node_ids`."""
         return self._server.node_names()
 
+    def refuses_client(self, node_id: int, client: int) -> str | None:
+        """Why a node may not be this client of the federation: its certificate is another's."""
+        name = self._server.node_names().get(node_id)
+        if self._doorkeeper is None or name is None:
+            return None
+        return self._doorkeeper.refuses_client(name, client)
+
     def traffic(self) -> TrafficReport:
         """Bytes on the socket and payload bytes, both ways, for each node name and in total; see `link.Traffic`."""
         return self._server.traffic()
@@ -115,12 +140,14 @@ class LinkGrid(MailboxGrid):
         """Take the replies to these messages that have arrived; each is given out once, unknown ids are ignored."""
         replies = super().pull_messages(message_ids)
         for reply in replies:
+            self.tally.answered(reply.metadata.reply_to_message_id, well=not reply.has_error())
             self.release(reply.metadata.reply_to_message_id)
         return replies
 
     def cancel_messages(self, message_ids: Iterable[str]) -> None:
         """Give messages up: unsent ones stay here, nodes that have not begun skip them, and replies are dropped."""
         given_up = list(message_ids)
+        self.tally.given_up(given_up)
         super().cancel_messages(given_up)
         self._server.cancel(int(message_id, 16) for message_id in given_up)
         for message_id in given_up:
@@ -144,6 +171,7 @@ class LinkGrid(MailboxGrid):
             outgoing.append((message.metadata.dst_node_id, Outgoing(message_id, parts, sum(map(len, parts)), expires)))
         if not outgoing:
             return
+        self.tally.sent(messages)
         size = sum(len(piece) for content in contents.values() for piece in content)
         batch = _Batch(size, len(outgoing))
         self._budget.reserve(batch.size, self._limits.send_wait_s)

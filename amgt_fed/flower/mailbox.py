@@ -141,6 +141,10 @@ class MailboxGrid(Grid):
         """Create a message as `Message(...)` does."""
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
+    def refuses_client(self, node_id: int, client: int) -> str | None:
+        """Why a node may not be this client of the federation; None where it may, as everywhere without a fleet."""
+        return None
+
     @abstractmethod
     def get_node_ids(self) -> list[int]:
         """The nodes that messages can be sent to, in ascending order."""

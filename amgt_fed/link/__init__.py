@@ -8,6 +8,7 @@ import os
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 from amgt_fed.link.address import Address
+from amgt_fed.link.bundle import Bundle
 from amgt_fed.link.client import LinkClient
 from amgt_fed.link.credentials import Tls, TlsFiles, choose_security
 from amgt_fed.link.errors import (
@@ -17,11 +18,13 @@ from amgt_fed.link.errors import (
     MessageTooLarge,
     PlaintextRefused,
     ProtocolViolation,
+    ShutOut,
     TakenOver,
 )
 from amgt_fed.link.limits import LinkLimits
 from amgt_fed.link.listener import Listener
 from amgt_fed.link.node import Outgoing, Peer, node_id_of
+from amgt_fed.link.renewal import Renewal
 from amgt_fed.link.request import Joined, Request
 from amgt_fed.link.server import LinkServer
 from amgt_fed.link.traffic import Traffic, TrafficReport
@@ -29,6 +32,7 @@ from amgt_fed.link.traffic import Traffic, TrafficReport
 __all__ = [
     "Address",
     "AddressError",
+    "Bundle",
     "ConnectionRefused",
     "CredentialsError",
     "Joined",
@@ -41,7 +45,9 @@ __all__ = [
     "Peer",
     "PlaintextRefused",
     "ProtocolViolation",
+    "Renewal",
     "Request",
+    "ShutOut",
     "TakenOver",
     "Tls",
     "TlsFiles",

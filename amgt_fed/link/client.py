@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
 import logging
 import random
 import time
@@ -17,21 +18,21 @@ from amgt_fed.link.address import Address
 from amgt_fed.link.backoff import delays
 from amgt_fed.link.credentials import Tls
 from amgt_fed.link.diagnose import diagnose
-from amgt_fed.link.errors import ConnectionRefused, MessageTooLarge, ProtocolViolation, TakenOver
-from amgt_fed.link.frames import METHOD, Incoming, chunks, config_of, parse_down
-from amgt_fed.link.limits import MAX_CHUNK_BYTES, PROTOCOL, LinkLimits, channel_options
-from amgt_fed.link.request import Joined, Request
+from amgt_fed.link.errors import ConnectionRefused, MessageTooLarge, ProtocolViolation, ShutOut, TakenOver
+from amgt_fed.link.frames import METHOD, Incoming, chunks, parse_down
+from amgt_fed.link.limits import PROTOCOL, LinkLimits, channel_options
+from amgt_fed.link.request import Joined, Request, welcomed
+from amgt_fed.link.status import check_status, refusal_of
 from amgt_fed.link.v1 import link_pb2
 
 log = logging.getLogger("amgt_fed.link.client")
 
-_FATAL = {
-    grpc.StatusCode.PERMISSION_DENIED,
-    grpc.StatusCode.UNAUTHENTICATED,
-    grpc.StatusCode.FAILED_PRECONDITION,
-    grpc.StatusCode.INVALID_ARGUMENT,
-    grpc.StatusCode.UNIMPLEMENTED,
-}
+RENEWAL_POLL_S = 2.0
+RENEWED = "the certificate was renewed"
+
+
+class _Renewed(Exception):
+    """There is a newer certificate, so the stream is opened again."""
 
 
 class LinkClient:
@@ -44,6 +45,8 @@ class LinkClient:
         on_request: called with each message, in the loop; must not block.
         stay: whether to come back for the next run when one is over.
         once_connected: called at each Welcome, in the loop.
+        certificates: asked every few seconds and before every connection; what differs from `tls` is used from then on,
+            over a new stream. Nothing under way is lost by that, as by any stream that breaks.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class LinkClient:
         limits: LinkLimits | None = None,
         stay: bool = False,
         once_connected: Callable[[Joined], None] | None = None,
+        certificates: Callable[[], Tls | None] | None = None,
     ) -> None:
         self.name = name
         self._address = address
@@ -63,6 +67,7 @@ class LinkClient:
         self._on_request = on_request
         self._limits = limits or LinkLimits()
         self._stay = stay
+        self._certificates = certificates or (lambda: tls)
         self._once_connected = once_connected or (lambda joined: None)
         self._joined: Joined | None = None
         # Message id -> the reply's parts, None while it is being worked on. Kept until the server settles it.
@@ -76,6 +81,7 @@ class LinkClient:
 
         Raises:
             ConnectionRefused: the server does not want this node, or is none; trying again would not help.
+            ShutOut: of those, the one where the server's fleet does not (or no longer) have this node's certificate.
             TakenOver: another client uses this node's name.
         """
         self._loop = asyncio.get_running_loop()
@@ -84,7 +90,11 @@ class LinkClient:
         told = ""
         while True:
             started = time.monotonic()
+            self._tls = self._certificates()
             reason, problem = await self._one_stream()
+            if problem == RENEWED:
+                log.info("node %s: %s; connecting with the new one", self.name, problem)
+                continue
             if reason == link_pb2.Goodbye.TAKEN_OVER:
                 raise TakenOver(f"another client connected as {self.name!r}; give each node a name of its own (--name)")
             if reason == link_pb2.Goodbye.RUN_OVER:
@@ -101,6 +111,10 @@ class LinkClient:
                 if diagnosis.is_permanent:
                     raise ConnectionRefused(diagnosis.text)
                 problem = diagnosis.text if problem == "unavailable" else problem
+            elif reason is None and self._tls is not None and self._tls.expires < datetime.datetime.now(datetime.UTC):
+                problem = (
+                    f"the certificate in {self._tls.files.certificate} has expired; renew it, the file is read again"
+                )
             wait = next(waits)
             if reason is None and problem != told:
                 log.warning("node %s: %s; trying again until it works", self.name, problem)
@@ -147,13 +161,15 @@ class LinkClient:
         try:
             return await self._talk(call), "the server closed the stream"
         except grpc.aio.AioRpcError as error:
-            if error.code() in _FATAL:
-                raise ConnectionRefused(self._explain(error)) from error
+            if (refusal := refusal_of(error, self._address, self.name)) is not None:
+                raise refusal from error
             if error.code() is grpc.StatusCode.UNAVAILABLE:
                 return None, "unavailable" if self._joined is None else f"lost the server at {self._address}"
             return None, f"the server at {self._address} broke the stream off: {error.details()}"
         except (ProtocolViolation, MessageTooLarge) as error:
             raise ConnectionRefused(f"the server at {self._address} broke the protocol: {error}") from error
+        except _Renewed:
+            return None, RENEWED
         except TimeoutError:
             return None, f"no Welcome from {self._address} within {self._limits.hello_s:g} s"
         finally:
@@ -165,22 +181,29 @@ class LinkClient:
             await call.write(self._hello().SerializeToString())
             raw = await call.read()
         if raw is grpc.aio.EOF:
-            await _check_status(call)
+            await check_status(call)
             return None
         self._enter(parse_down(raw))
         reader = asyncio.create_task(self._read(call))
         writer = asyncio.create_task(self._write(call))
+        renewal = asyncio.create_task(self._await_renewal())
         try:
-            await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({reader, writer, renewal}, return_when=asyncio.FIRST_COMPLETED)
+            if renewal.done():
+                raise _Renewed
             if writer.done() and isinstance(writer.exception(), grpc.aio.AioRpcError | asyncio.InvalidStateError):
                 await asyncio.wait({reader})  # the stream broke under the writer; why, the reader learns
             elif writer.done():
                 writer.result()
             return await reader
         finally:
-            for task in (reader, writer):
+            for task in (reader, writer, renewal):
                 task.cancel()
-            await asyncio.gather(reader, writer, return_exceptions=True)
+            await asyncio.gather(reader, writer, renewal, return_exceptions=True)
+
+    async def _await_renewal(self) -> None:
+        while self._certificates() is self._tls:
+            await asyncio.sleep(RENEWAL_POLL_S)
 
     def _hello(self) -> link_pb2.Up:
         return link_pb2.Up(
@@ -194,29 +217,16 @@ class LinkClient:
         )
 
     def _enter(self, down: link_pb2.Down) -> None:
-        if down.WhichOneof("kind") != "welcome":
-            raise ProtocolViolation("the stream does not begin with a Welcome")
-        welcome = down.welcome
-        if welcome.protocol != PROTOCOL:
-            raise ProtocolViolation(f"the server speaks protocol {welcome.protocol} and this client {PROTOCOL}")
-        if not 1 <= welcome.chunk_bytes <= MAX_CHUNK_BYTES:
-            raise ProtocolViolation(f"the server wants chunks of {welcome.chunk_bytes} bytes")
-        if self._joined is None or welcome.session != self._joined.session:
+        joined, settled = welcomed(down)
+        if self._joined is None or joined.session != self._joined.session:
             self._held.clear()  # another server process: it never asked for these
-        for message_id in welcome.settled:
+        for message_id in settled:
             self._held.pop(message_id, None)
-        self._joined = Joined(
-            welcome.session,
-            welcome.run_id,
-            welcome.node_id,
-            config_of(welcome.run_config),
-            welcome.max_message_bytes,
-            welcome.chunk_bytes,
-        )
+        self._joined = joined
         # What the last stream did not bring to its end is sent again from its beginning.
         self._to_send = deque(message_id for message_id, parts in self._held.items() if parts is not None)
         self._wake.set()
-        log.info("node %s: connected to %s as node %d", self.name, self._address, welcome.node_id)
+        log.info("node %s: connected to %s as node %d", self.name, self._address, joined.node_id)
         self._once_connected(self._joined)
 
     async def _read(self, call: Any) -> link_pb2.Goodbye.Reason | None:
@@ -225,12 +235,14 @@ class LinkClient:
         while True:
             raw = await call.read()
             if raw is grpc.aio.EOF:
-                await _check_status(call)
+                await check_status(call)
                 return None
             down = parse_down(raw)
             match down.WhichOneof("kind"):
                 case "goodbye":
                     reason: link_pb2.Goodbye.Reason = down.goodbye.reason
+                    if reason == link_pb2.Goodbye.SHUT_OUT:
+                        raise ShutOut(f"the server at {self._address} shut node {self.name!r} out: {down.goodbye.text}")
                     return reason
                 case "settled":
                     self._held.pop(down.settled.message_id, None)
@@ -267,17 +279,3 @@ class LinkClient:
                     await call.write(link_pb2.Up(chunk=chunk).SerializeToString())
             self._wake.clear()
             await self._wake.wait()
-
-    def _explain(self, error: grpc.aio.AioRpcError) -> str:
-        if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-            return f"what listens at {self._address} is not an AMGT link server"
-        return f"the server at {self._address} refuses node {self.name!r}: {error.details()}"
-
-
-async def _check_status(call: Any) -> None:
-    """Turn a stream that ended without Goodbye into its error."""
-    code = await call.code()
-    if code is not grpc.StatusCode.OK:
-        raise grpc.aio.AioRpcError(
-            code, await call.initial_metadata(), await call.trailing_metadata(), await call.details()
-        )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import re
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,10 +35,11 @@ class Tls:
     certificate: bytes
     key: bytes
     common_name: str
+    expires: datetime.datetime  # of our own certificate
 
     @classmethod
     def load(cls, files: TlsFiles) -> Tls:
-        """Read and check the files.
+        """Read and check the files; one may hold both the certificate and its key.
 
         Raises:
             CredentialsError: a file is missing or no PEM, the key is not the certificate's, the certificate has no
@@ -50,6 +53,11 @@ class Tls:
                 (files.key, "private key"),
             )
         )
+        return cls.check(files, ca, certificate, key)
+
+    @classmethod
+    def check(cls, files: TlsFiles, ca: bytes, certificate: bytes, key: bytes) -> Tls:
+        """Check what was read; `files` say where it came from. Raises as `load` does."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         try:
             context.load_verify_locations(cadata=ca.decode("ascii", "replace"))
@@ -61,21 +69,41 @@ class Tls:
             raise CredentialsError(
                 f"{files.certificate} and {files.key} are not a certificate and its key in PEM form ({error.reason})"
             ) from error
-        common_name = _check(files.certificate, certificate)
-        return cls(files, ca, certificate, key, common_name)
+        common_name, expires = _check(files.certificate, certificate)
+        return cls(files, ca, pem_blocks(certificate, "CERTIFICATE"), pem_blocks(key, ".*KEY"), common_name, expires)
 
-    def server_credentials(self) -> Any:
-        """Make gRPC credentials that demand a certificate of our CA from every client."""
-        return grpc.ssl_server_credentials(
-            [(self.key, self.certificate)], root_certificates=self.ca, require_client_auth=True
+    def server_credentials(self, current: Callable[[], Tls]) -> Any:
+        """Make gRPC credentials that demand a certificate of our CA from every client.
+
+        Args:
+            current: asked at the beginning of every handshake, in a thread of gRPC's: the certificates to use from now
+                on, so that the server's own can be renewed while it runs.
+        """
+        shown = self
+
+        def fetch() -> Any:
+            nonlocal shown
+            latest = current()
+            if latest is shown:
+                return None  # nothing new, says gRPC's interface
+            shown = latest
+            return latest._server_configuration()
+
+        return grpc.dynamic_ssl_server_credentials(
+            self._server_configuration(), fetch, require_client_authentication=True
         )
+
+    def _server_configuration(self) -> Any:
+        return grpc.ssl_server_certificate_configuration([(self.key, self.certificate)], root_certificates=self.ca)
 
     def channel_credentials(self) -> Any:
         """Make gRPC credentials that demand a certificate of our CA from the server, and show ours."""
         return grpc.ssl_channel_credentials(self.ca, self.key, self.certificate)
 
 
-def choose_security(address: Address, *, insecure: bool, files: TlsFiles | None) -> Tls | None:
+def choose_security(
+    address: Address, *, insecure: bool, files: TlsFiles | None, instead: str = "--bundle or --fleet"
+) -> Tls | None:
     """Decide between mutual TLS and, on loopback and only when asked for, plaintext.
 
     Returns:
@@ -91,14 +119,21 @@ def choose_security(address: Address, *, insecure: bool, files: TlsFiles | None)
         return Tls.load(files)
     if not insecure:
         raise PlaintextRefused(
-            "no certificates were given; pass --ca, --cert and --key for mutual TLS, or --insecure on loopback"
+            f"no certificates were given; pass {instead} (or --ca, --cert and --key) for mutual TLS, or --insecure on "
+            "loopback"
         )
     if not address.is_loopback():
         raise PlaintextRefused(
             f"--insecure is for loopback only, and {address} is not: updates would cross the network in the clear; "
-            "pass --ca, --cert and --key"
+            f"pass {instead}"
         )
     return None
+
+
+def pem_blocks(pem: bytes, label: str) -> bytes:
+    """The blocks of a PEM file whose label matches a regular expression, in order, without any text around them."""
+    pattern = rb"-----BEGIN (%s)-----\r?\n.*?-----END \1-----\r?\n?" % label.encode()
+    return b"\n".join(match[0].strip() for match in re.finditer(pattern, pem, re.DOTALL)) + b"\n"
 
 
 def _read(path: Path, what: str) -> bytes:
@@ -112,14 +147,17 @@ def _no_password() -> bytes:
     return b""  # or OpenSSL would ask at the terminal for an encrypted key's
 
 
-def _check(path: Path, pem: bytes) -> str:
+def _check(path: Path, pem: bytes) -> tuple[str, datetime.datetime]:
     try:
         certificate = x509.load_pem_x509_certificate(pem)
     except ValueError as error:
         raise CredentialsError(f"{path} holds no certificate in PEM form") from error
     now = datetime.datetime.now(datetime.UTC)
     if now > certificate.not_valid_after_utc:
-        raise CredentialsError(f"{path} expired on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC; renew it")
+        raise CredentialsError(
+            f"{path} expired on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC and this "
+            f"machine's clock says {now:%Y-%m-%d %H:%M}; renew it with `amgt-server fleet renew`, or set the clock"
+        )
     if now < certificate.not_valid_before_utc:
         raise CredentialsError(
             f"{path} is valid only from {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC and this machine's clock "
@@ -128,4 +166,4 @@ def _check(path: Path, pem: bytes) -> str:
     names = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
     if not names:
         raise CredentialsError(f"{path} has no common name, which would be the node's name; issue one that has")
-    return str(names[0].value)
+    return str(names[0].value), certificate.not_valid_after_utc

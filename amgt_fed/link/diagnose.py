@@ -85,7 +85,8 @@ def _try_tls(address: Address, connection: socket.socket, tls: Tls) -> Diagnosis
             if secure.recv(1):
                 return Diagnosis(f"the server at {address} answers, but the stream broke", False)
             return Diagnosis(
-                f"the server at {address} does not accept {tls.files.certificate}; was it issued by the server's CA?",
+                f"the server at {address} does not accept {tls.files.certificate}; was it issued by the server's CA, "
+                "and is the server's clock right?",
                 True,
             )
     except ssl.SSLCertVerificationError as error:
@@ -101,7 +102,7 @@ def _try_tls(address: Address, connection: socket.socket, tls: Tls) -> Diagnosis
         if "ALERT" in reason:
             return Diagnosis(
                 f"the server at {address} does not accept {tls.files.certificate} ({_plain(reason)}); was it issued "
-                "by the server's CA?",
+                "by the server's CA, and is the server's clock right?",
                 True,
             )
         return Diagnosis(f"TLS with {address} fails: {_plain(reason)}", False)

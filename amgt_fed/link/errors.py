@@ -21,6 +21,15 @@ class ConnectionRefused(LinkError):
     """The server will not have this node, now or on another try."""
 
 
+class ShutOut(ConnectionRefused):
+    """The server's fleet does not, or does no longer, have this device; only its operator can change that.
+
+    The commands end with `exit_code`, EX_NOPERM of sysexits.h: a unit file can tell it from what a restart mends.
+    """
+
+    exit_code = 77
+
+
 class TakenOver(LinkError):
     """Another client said Hello with this node's name."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
@@ -51,17 +51,18 @@ class Stream:
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     control: deque[link_pb2.Down] = field(default_factory=deque)
     sent: set[int] = field(default_factory=set)  # messages the node has whole, or is being sent
-    is_closing: bool = False  # nothing more is sent but what is in `control`
+    is_closing: bool = False  # nothing more is sent but what is in `control`, and nothing taken
+    cut: Callable[[], object] = lambda: None  # ends it at once, whether or not the node listens
 
     def push(self, down: link_pb2.Down) -> None:
         """Send a small message ahead of chunks."""
         self.control.append(down)
         self.wake.set()
 
-    def close(self, reason: link_pb2.Goodbye.Reason) -> None:
+    def close(self, reason: link_pb2.Goodbye.Reason, text: str = "") -> None:
         """Say Goodbye and end the stream."""
         self.is_closing = True
-        self.push(link_pb2.Down(goodbye=link_pb2.Goodbye(reason=reason)))
+        self.push(link_pb2.Down(goodbye=link_pb2.Goodbye(reason=reason, text=text)))
 
 
 @dataclass(eq=False, slots=True)

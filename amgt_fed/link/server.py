@@ -9,6 +9,7 @@ import resource
 import secrets
 import threading
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import grpc
@@ -21,7 +22,9 @@ from amgt_fed.link.errors import AddressError
 from amgt_fed.link.frames import METHOD, RunConfig, settings_of
 from amgt_fed.link.limits import LinkLimits, channel_options
 from amgt_fed.link.listener import Listener
-from amgt_fed.link.node import Node, Outgoing, Peer, Stream, node_id_of
+from amgt_fed.link.members import Members
+from amgt_fed.link.node import Node, Outgoing, Peer
+from amgt_fed.link.renewal import Renewal
 from amgt_fed.link.streams import StreamHandler
 from amgt_fed.link.traffic import Traffic, TrafficReport
 from amgt_fed.link.v1 import link_pb2
@@ -42,6 +45,8 @@ class LinkServer:
         listener: see `Listener`.
         limits: sizes and times.
         authorize: asked with every Hello; returns why the peer is refused, or None. Runs in the link's thread.
+        recheck: asked twice a second whether `authorize` may now answer otherwise about somebody who is connected; whom
+            it then refuses is cut off. Runs in the link's thread, so it must not block.
 
     Raises:
         TypeError, ValueError: `run_config` holds something else than bool, 64-bit int, float and str.
@@ -57,18 +62,19 @@ class LinkServer:
         listener: Listener,
         limits: LinkLimits | None = None,
         authorize: Callable[[Peer], str | None] | None = None,
+        recheck: Callable[[], bool] | None = None,
     ) -> None:
         self.limits = limits or LinkLimits()
         self.run_id = run_id
         self.session = secrets.randbits(63) + 1
         self.settings = settings_of(run_config)
         self.authorize = authorize or (lambda peer: None)
+        self._recheck = recheck or (lambda: False)
         self.listener = listener
         self.budget = ReceiveBudget(self.limits.receive_budget_bytes)
         self._asked_address = address
         self._tls = tls
-        self._nodes: dict[int, Node] = {}
-        self._traffic: dict[str, Traffic] = {}
+        self.members = Members(self.limits, self._lose, listener.nodes_changed)
         self._owners: dict[int, Node] = {}  # message id -> the node that has it in its outbox
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -110,11 +116,11 @@ class LinkServer:
 
     def node_ids(self) -> list[int]:
         """Nodes that are connected, or gone for less than the grace period, in ascending order."""
-        return sorted(list(self._nodes))
+        return sorted(list(self.members.nodes))
 
     def node_names(self) -> dict[int, str]:
         """The same nodes' names."""
-        return {node.node_id: node.name for node in list(self._nodes.values())}
+        return {node.node_id: node.name for node in list(self.members.nodes.values())}
 
     def send(self, messages: Iterable[tuple[int, Outgoing]]) -> None:
         """Queue messages for nodes; a message to an unknown node fails at once."""
@@ -135,54 +141,13 @@ class LinkServer:
 
     def traffic(self) -> TrafficReport:
         """Bytes so far; see `Traffic` for what is counted."""
-        nodes = {name: traffic.copy() for name, traffic in list(self._traffic.items())}
+        nodes = {name: traffic.copy() for name, traffic in list(self.members.traffic.items())}
         total = Traffic()
         for traffic in nodes.values():
             total.add(traffic)
         return TrafficReport(nodes, total)
 
     # What follows runs in the link's thread.
-
-    def attach(self, stream: Stream) -> Node:
-        """Bind a stream to its node, new or returning; an older stream of the same name is told Goodbye.
-
-        Raises:
-            LinkError: the federation is full, or the name's node id belongs to another name.
-        """
-        name = stream.peer.name
-        node_id = node_id_of(name)
-        node = self._nodes.get(node_id)
-        if node is None:
-            if len(self._nodes) >= self.limits.max_nodes:
-                raise LinkError(f"the federation is full: {self.limits.max_nodes} nodes are connected")
-            node = Node(name, node_id, self._traffic.setdefault(name, Traffic()))
-            self._nodes[node_id] = node
-            log.info("node %s joined from %s (%d connected)", name, stream.peer.address, len(self._nodes))
-        elif node.name != name:
-            raise LinkError(f"node name {name!r} has the same id as {node.name!r}; use another name")
-        else:
-            if node.stream is not None:
-                log.warning("node %s connects again from %s and takes over", name, stream.peer.address)
-                node.stream.close(link_pb2.Goodbye.Reason.TAKEN_OVER)
-            else:
-                log.info("node %s is back from %s", name, stream.peer.address)
-            if node.removal is not None:
-                node.removal.cancel()
-                node.removal = None
-        node.stream = stream
-        self.listener.nodes_changed()
-        return node
-
-    def detach(self, node: Node, stream: Stream) -> None:
-        """Take note that a stream has ended; its node leaves unless it is back within the grace period."""
-        if node.stream is not stream:
-            return
-        node.stream = None
-        if self._stopping is not None and self._stopping.is_set():
-            return
-        log.info("node %s is gone; it has %g s to come back", node.name, self.limits.grace_s)
-        assert self._loop is not None
-        node.removal = self._loop.call_later(self.limits.grace_s, self._remove, node)
 
     def forget(self, message_id: int) -> None:
         """Drop a message that is answered, cancelled or failed."""
@@ -194,16 +159,13 @@ class LinkServer:
         self.listener.failed(message_id, reason)
         self.forget(message_id)
 
-    def _remove(self, node: Node) -> None:
-        del self._nodes[node.node_id]
-        log.warning("node %s left: not back within %g s", node.name, self.limits.grace_s)
+    def _lose(self, node: Node, reason: str) -> None:
         for message_id in list(node.outbox):
-            self._fail(message_id, f"node {node.name} is gone and was not back within {self.limits.grace_s:g} s")
-        self.listener.nodes_changed()
+            self._fail(message_id, reason)
 
     def _enqueue(self, messages: list[tuple[int, Outgoing]]) -> None:
         for node_id, outgoing in messages:
-            node = self._nodes.get(node_id)
+            node = self.members.nodes.get(node_id)
             if node is None:
                 self.listener.failed(outgoing.message_id, f"node {node_id} is not connected")
                 self.listener.settled(outgoing.message_id)
@@ -257,7 +219,13 @@ class LinkServer:
             if self._tls is None:
                 port = server.add_insecure_port(where)
             else:
-                port = server.add_secure_port(where, self._tls.server_credentials())
+                renewal = Renewal(self._tls, partial(Tls.load, self._tls.files))
+
+                def certificates() -> Tls:
+                    handler.handshake_begins()
+                    return renewal.current()
+
+                port = server.add_secure_port(where, self._tls.server_credentials(certificates))
             if port == 0:
                 raise RuntimeError("no port")
         except RuntimeError as error:
@@ -270,17 +238,18 @@ class LinkServer:
                 try:
                     await asyncio.wait_for(self._stopping.wait(), HOUSEKEEPING_S)
                 except TimeoutError:
-                    self._expire()
-            for node in self._nodes.values():
-                if node.stream is not None:
-                    node.stream.close(self._farewell)
+                    self._keep_house(handler)
+            self.members.say_goodbye(self._farewell)
             await handler.wait_closed(STOP_GRACE_S)
         finally:
             await server.stop(0.1)
 
-    def _expire(self) -> None:
+    def _keep_house(self, handler: StreamHandler) -> None:
+        if self._recheck():
+            self.members.shut_out(self.authorize)
+        handler.report_refused_handshakes()
         # The listener knows when a message's time is over; here it only stops taking memory and bandwidth.
-        for node in list(self._nodes.values()):
+        for node in list(self.members.nodes.values()):
             for message_id in node.expired():
                 self.forget(message_id)
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("amgt_fed.link.server")
 
 
+MAX_HANDSHAKES = 1000
+"""So many are counted at most within the time to a Hello."""
+
+
 class _Refused(Exception):
     """The stream ends with this gRPC status."""
 
@@ -41,6 +46,24 @@ class StreamHandler:
         self._open = 0
         self._all_closed = asyncio.Event()
         self._all_closed.set()
+        # When each handshake began that no Hello has followed yet. Appended in gRPC's threads.
+        self._handshakes: deque[float] = deque(maxlen=MAX_HANDSHAKES)
+
+    def handshake_begins(self) -> None:
+        """Take note that a TLS handshake begins; callable from any thread."""
+        self._handshakes.append(time.monotonic())
+
+    def report_refused_handshakes(self) -> None:
+        """Log how many connections brought no Hello; gRPC does not tell whose they were, but says why by itself."""
+        count = 0
+        while self._handshakes and self._handshakes[0] + self._server.limits.hello_s < time.monotonic():
+            self._handshakes.popleft()
+            count += 1
+        if count:
+            log.warning(
+                "refused %d connections without a valid certificate of this fleet (unknown, expired, or no TLS at all)",
+                count,
+            )
 
     async def wait_closed(self, timeout: float) -> None:
         """Wait until every stream has ended, so that all Goodbyes are out."""
@@ -49,6 +72,8 @@ class StreamHandler:
 
     async def connect(self, requests: Any, context: Any) -> None:
         """The gRPC method: one call is one stream."""
+        with contextlib.suppress(IndexError):
+            self._handshakes.popleft()
         self._open += 1
         self._all_closed.clear()
         try:
@@ -76,7 +101,7 @@ class StreamHandler:
         hello = self._check_hello(raw, context)
         stream = Stream(self._identify(hello, context), hello.max_message_bytes)
         try:
-            node = self._server.attach(stream)
+            node = self._server.members.attach(stream)
         except LinkError as error:
             raise _Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)) from error
         node.traffic.received_bytes += len(raw) + GRPC_PREFIX_BYTES
@@ -84,9 +109,10 @@ class StreamHandler:
             await self._welcome(context, node, stream, hello)
             reader = asyncio.create_task(self._read(context, node, stream))
             writer = asyncio.create_task(self._write(context, node, stream))
+            stream.cut = reader.cancel
             await _until_either_ends(reader, writer)
         finally:
-            self._server.detach(node, stream)
+            self._server.members.detach(node, stream)
 
     def _check_hello(self, raw: bytes, context: Any) -> link_pb2.Hello:
         up = parse_up(raw)
@@ -149,6 +175,8 @@ class StreamHandler:
                 if raw is grpc.aio.EOF:
                     return
                 node.traffic.received_bytes += len(raw) + GRPC_PREFIX_BYTES
+                if stream.is_closing:
+                    continue  # shut out or taken over: nothing of it counts any more
                 up = parse_up(raw)
                 if up.WhichOneof("kind") != "chunk":
                     raise ProtocolViolation(f"node {node.name} says Hello twice")

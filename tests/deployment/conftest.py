@@ -42,7 +42,6 @@ class Fleet:
             "FLWR_TELEMETRY_ENABLED": "0",
             "OMP_NUM_THREADS": "1",
             "PYTHONUNBUFFERED": "1",
-            "GRPC_VERBOSITY": "ERROR",
         }
         with (self.out / f"{log}.log").open("a") as output:
             process = subprocess.Popen(

@@ -19,7 +19,7 @@ from amgt_fed.errors import LinkError
 from amgt_fed.flower import compat
 from amgt_fed.flower.client_host import ClientHost, HostedNode
 from amgt_fed.flower.link_grid import LinkGrid
-from amgt_fed.link import Address, LinkClient, LinkLimits, Request, node_id_of
+from amgt_fed.link import Address, LinkClient, LinkLimits, Peer, Request, node_id_of
 
 LIMITS = LinkLimits(grace_s=0.5, backoff_s=0.02, max_backoff_s=0.1)
 
@@ -252,9 +252,17 @@ def test_two_nodes_of_one_name_in_one_process_are_refused() -> None:
 
 
 def test_a_refused_host_raises_the_refusal() -> None:
-    grid = LinkGrid(
-        Address("127.0.0.1", 0), None, run_id=1, run_config={}, limits=LIMITS, authorize=lambda peer: "not today"
-    )
+    class Closed:
+        def refuses(self, peer: Peer) -> str | None:
+            return "not today"
+
+        def has_news(self) -> bool:
+            return False
+
+        def refuses_client(self, name: str, client: int) -> str | None:
+            return None
+
+    grid = LinkGrid(Address("127.0.0.1", 0), None, run_id=1, run_config={}, limits=LIMITS, doorkeeper=Closed())
     with grid:
         host = ClientHost(ClientApp(), grid.address, None, [HostedNode("a"), HostedNode("b")], limits=LIMITS)
         with pytest.raises(LinkError, match="not today"):

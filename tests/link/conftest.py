@@ -126,6 +126,7 @@ class Federation:
         limits: LinkLimits = QUICK,
         answers: Callable[[Request], list[bytes] | None] = lambda request: [b"re:", request.payload],
         stay: bool = False,
+        certificates: Callable[[], Tls | None] | None = None,
     ) -> Running:
         """A client that answers at once what `answers` returns; None: not at all."""
         address = server if isinstance(server, Address) else server.address
@@ -136,7 +137,7 @@ class Federation:
                 if (parts := answers(request)) is not None:
                     client.reply(request, parts)
 
-            client = LinkClient(address, tls, name, take, limits=limits, stay=stay)
+            client = LinkClient(address, tls, name, take, limits=limits, stay=stay, certificates=certificates)
             return client
 
         running = Running(self._loop, make)

@@ -112,7 +112,7 @@ def test_a_stream_that_breaks_loses_no_reply_and_repeats_no_work(federation: Fed
     wait(server.node_ids)
     federation.send(server, 1, b"slow")
     wait(lambda: client.requests)
-    node = server._nodes[node_id_of("a")]
+    node = server.members.nodes[node_id_of("a")]
     broken = node.stream
     # The server drops the stream without a Goodbye, as a dying router does, while the client is still at work.
     server.call_soon(lambda: setattr(broken, "is_closing", True) or broken.wake.set())
@@ -130,7 +130,7 @@ def test_a_reply_ready_while_disconnected_is_sent_after(federation: Federation, 
     wait(server.node_ids)
     federation.send(server, 1, b"slow")
     wait(lambda: client.requests)
-    node = server._nodes[node_id_of("a")]
+    node = server.members.nodes[node_id_of("a")]
     server.call_soon(lambda: setattr(node.stream, "is_closing", True) or node.stream.wake.set())
     wait(lambda: node.stream is None)
     client.client.reply(client.requests[0], [b"done"])
@@ -308,9 +308,9 @@ def test_a_client_that_pings_often_is_not_taken_for_an_attacker(federation: Fede
     server = federation.server(dataclasses.replace(LinkLimits(), keepalive_s=1000.0))
     client = federation.client(server, limits=dataclasses.replace(LinkLimits(), keepalive_s=0.3))
     wait(server.node_ids)
-    stream = server._nodes[node_id_of("a")].stream
+    stream = server.members.nodes[node_id_of("a")].stream
     time.sleep(4.5)
-    assert server._nodes[node_id_of("a")].stream is stream
+    assert server.members.nodes[node_id_of("a")].stream is stream
     assert not client.is_over
 
 

@@ -35,12 +35,15 @@ class Authority:
         self.certificate = folder / f"{name}.crt"
         self.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, common_name: str, *, host: str = "127.0.0.1", days: int = 1) -> Issued:
-        """Issue a certificate for a name and an IP address; negative `days` make one that has expired."""
+    def issue(self, common_name: str, *, host: str = "127.0.0.1", days: int = 1, starts_in_days: int = 0) -> Issued:
+        """Issue a certificate for a name and an IP address; negative `days` make one that has expired.
+
+        `starts_in_days` makes one that is not valid yet.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name)])
         certificate = (
-            _builder(subject, self._name, key.public_key(), days)
+            _builder(subject, self._name, key.public_key(), days, starts_in_days)
             .add_extension(
                 x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(host)), x509.DNSName("localhost")]),
                 critical=False,
@@ -59,7 +62,7 @@ class Authority:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey, days: int
+    subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey, days: int, starts_in_days: int = 0
 ) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
     return (
@@ -68,6 +71,6 @@ def _builder(
         .issuer_name(issuer)
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now + datetime.timedelta(days=min(days, 0), hours=-2))
+        .not_valid_before(now + datetime.timedelta(days=min(days, 0) + starts_in_days, hours=-2))
         .not_valid_after(now + datetime.timedelta(days=days))
     )

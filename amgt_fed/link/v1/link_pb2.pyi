@@ -94,17 +94,21 @@ class Settled(_message.Message):
     def __init__(self, message_id: _Optional[int] = ...) -> None: ...
 
 class Goodbye(_message.Message):
-    __slots__ = ("reason",)
+    __slots__ = ("reason", "text")
     class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         REASON_UNSPECIFIED: _ClassVar[Goodbye.Reason]
         RUN_OVER: _ClassVar[Goodbye.Reason]
         RESTARTING: _ClassVar[Goodbye.Reason]
         TAKEN_OVER: _ClassVar[Goodbye.Reason]
+        SHUT_OUT: _ClassVar[Goodbye.Reason]
     REASON_UNSPECIFIED: Goodbye.Reason
     RUN_OVER: Goodbye.Reason
     RESTARTING: Goodbye.Reason
     TAKEN_OVER: Goodbye.Reason
+    SHUT_OUT: Goodbye.Reason
     REASON_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
     reason: Goodbye.Reason
-    def __init__(self, reason: _Optional[_Union[Goodbye.Reason, str]] = ...) -> None: ...
+    text: str
+    def __init__(self, reason: _Optional[_Union[Goodbye.Reason, str]] = ..., text: _Optional[str] = ...) -> None: ...
