@@ -17,6 +17,8 @@ Gaps count elements skipped since the last survivor of the same tensor; levels a
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,9 +28,8 @@ from numpy.typing import NDArray
 from amgt_fed.codec import rans
 from amgt_fed.codec.lowrank import Factors
 from amgt_fed.codec.quantize import Shifts
-from amgt_fed.codec.symbols import PlainBits, pack, plain_bits, to_symbols
-from amgt_fed.codec.tables import gap_book, level_book
-from amgt_fed.codec.tensor import histograms
+from amgt_fed.codec.symbols import SYMBOLS, WIDTH, PlainBits, gap_symbols, level_symbols, pack, plain_bits, to_symbols
+from amgt_fed.codec.tables import GAP_TABLES, both_books, gap_book, level_book
 
 EMPTY, LOSSLESS, PIPELINE, SCALED = 0, 1, 2, 3
 SPARSE_FLAG = 16
@@ -40,8 +41,8 @@ class TensorLevels:
     """All that is sent about one tensor."""
 
     factors: Factors | None
-    indices: NDArray[np.integer[Any]]  # of survivors within the tensor, increasing
-    levels: NDArray[np.integer[Any]]  # signed, never 0
+    indices: NDArray[np.integer[Any]]  # int32 of survivors within the tensor, increasing
+    levels: NDArray[np.integer[Any]]  # signed, never 0; int32, or int16 where they are read
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,56 +60,80 @@ def coarse_step(step: float) -> float:
     return float(np.array(bits, "<u4").view("<f4"))
 
 
-def write(content: Levels) -> bytes:
-    """The body of kind PIPELINE."""
-    head = bytearray()
-    factor_rows = [row for t in content.tensors if t.factors for pair in _terms(t.factors) for row in pair]
-    gaps = [np.diff(t.indices, prepend=-1) - 1 for t in content.tensors if t.indices.size]
-    magnitudes = [np.abs(t.levels) - 1 for t in content.tensors if t.indices.size]
-    symbols = [to_symbols(np.abs(row)) for row in factor_rows] + [to_symbols(row) for row in gaps + magnitudes]
-    first_gap, first_level = len(factor_rows), len(factor_rows) + len(gaps)
+def write(content: Levels) -> tuple[bytes, tuple[float, ...]]:
+    """The body of kind PIPELINE, and how many of its bytes each tensor takes."""
+    terms = [row for t in content.tensors if t.factors for pair in _terms(t.factors) for row in pair]
+    sparse = [t for t in content.tensors if t.indices.size]
+    term_symbols = [to_symbols(np.abs(row)) for row in terms]
+    gap_symbols_, gap_counts = zip(*(gap_symbols(t.indices) for t in sparse), strict=True) if sparse else ((), ())
+    level_symbols_, level_counts = zip(*(level_symbols(t.levels) for t in sparse), strict=True) if sparse else ((), ())
 
-    factor_tables = [int(level_book().best(histograms(s[None]))[0][0]) for s in symbols[:first_gap]]
-    gap_tables = [int(gap_book().best(histograms(s[None]))[0][0]) for s in symbols[first_gap:first_level]]
-    level_table = 0
-    if gaps:
-        level_table = int(level_book().best(histograms(np.concatenate(symbols[first_level:])[None]))[0][0])
+    term_counts = [np.bincount(row, minlength=SYMBOLS) for row in term_symbols]
+    term_tables = [int(table) for table in level_book().best(np.array(term_counts))[0]] if terms else []
+    gap_tables = [int(table) for table in gap_book().best(np.array(gap_counts))[0]] if sparse else []
+    level_table = int(level_book().best(np.sum(level_counts, axis=0)[None])[0][0]) if sparse else 0
+    head = _head(content, iter(term_tables), iter(gap_tables), level_table)
+
+    tables = term_tables + [GAP_TABLES + table for table in gap_tables] + [level_table] * len(sparse)
+    counts = [*term_counts, *gap_counts, *level_counts]
+    used, rows = np.unique(tables, return_inverse=True)
+    symbols = np.concatenate([*term_symbols, *gap_symbols_, *level_symbols_])
+    lengths = np.array([int(count.sum()) for count in counts])
+    runs = rans.Runs(both_books().frequency[used], rows.astype(np.int64), lengths)
+    bits = [float(count @ both_books().cost[table]) for count, table in zip(counts, tables, strict=True)]
+    log2_lanes = lanes_for(symbols.size, math.fsum(bits))
+    coded = rans.encode(symbols, runs, log2_lanes)
+
+    plain = [plain_bits(np.abs(row), symbol) for row, symbol in zip(terms, term_symbols, strict=True)]
+    for tensor, symbol in zip(sparse, gap_symbols_, strict=True):
+        plain.append(plain_bits(np.diff(tensor.indices, prepend=-1) - 1, symbol))
+    for tensor, symbol in zip(sparse, level_symbols_, strict=True):
+        plain.append(plain_bits(np.abs(tensor.levels) - 1, symbol))
+    plain += [_signs(row[row != 0]) for row in terms]
+    plain += [_signs(t.levels) for t in sparse]
+    data = bytes([PIPELINE, log2_lanes | (SPARSE_FLAG if sparse else 0)]) + head + coded + pack(plain)
+    whole_bits = [a + float(count @ WIDTH) for a, count in zip(bits, counts, strict=True)]
+    return data, shares(content, whole_bits)
+
+
+def shares(content: Levels, run_bits: list[float]) -> tuple[float, ...]:
+    """Bytes of each tensor, from the bits of each run of symbols: its terms, gaps, levels, signs and head."""
+    terms, sparse = iter(run_bits), sum(t.indices.size > 0 for t in content.tensors)
+    gaps, levels = iter(run_bits[len(run_bits) - 2 * sparse :]), iter(run_bits[len(run_bits) - sparse :])
+    out = []
+    for tensor in content.tensors:
+        bits = 0.0
+        if tensor.factors:
+            signs = np.count_nonzero(tensor.factors.left) + np.count_nonzero(tensor.factors.right)
+            bits += sum(next(terms) for _ in range(2 * tensor.factors.rank)) + float(signs)
+            bits += 24 * tensor.factors.rank + 16
+        if tensor.indices.size:
+            bits += next(gaps) + next(levels) + tensor.indices.size + 24
+        out.append(bits / 8)
+    return tuple(out)
+
+
+def _head(content: Levels, term_tables: Iterator[int], gap_tables: Iterator[int], level_table: int) -> bytes:
+    head = bytearray()
+    if any(t.indices.size for t in content.tensors):
         head += np.array(content.step, "<f4").tobytes()[1:]
         head += bytes([level_table, (content.shifts.first & 15) | (content.shifts.others & 15) << 4])
     active = [bool(t.factors or t.indices.size) for t in content.tensors]
     head += np.packbits(np.array(active, np.uint8), bitorder="little").tobytes()
-    tables, sparse_tables = iter(factor_tables), iter(gap_tables)
     for tensor in content.tensors:
         if tensor.factors:
             factors = tensor.factors
             head.append(factors.rank)
             head += _varint(factors.base << 1 if factors.base >= 0 else (-factors.base << 1) - 1)
             for mantissa, exponent in zip(factors.mantissa.tolist(), factors.exponent.tolist(), strict=True):
-                head += bytes([mantissa - 8 | exponent << 3, next(tables), next(tables)])
+                head += bytes([mantissa - 8 | exponent << 3, next(term_tables), next(term_tables)])
         elif tensor.indices.size:
             head.append(0)
         if tensor.factors or tensor.indices.size:
             head += _varint(tensor.indices.size)
             if tensor.indices.size:
-                head.append(next(sparse_tables))
-
-    every_table = factor_tables + gap_tables + [level_table] * len(magnitudes)
-    frequency, start = [], []
-    for place, row in enumerate(symbols):
-        book = gap_book() if first_gap <= place < first_level else level_book()
-        table = every_table[place]
-        frequency.append(book.frequency[table][row])
-        start.append(book.cumulative[table][row])
-    every = np.concatenate(symbols)
-    all_frequency = np.concatenate(frequency)
-    log2_lanes = lanes_for(every.size, float((15 - np.log2(all_frequency)).sum()))
-    coded = rans.encode(all_frequency, np.concatenate(start), log2_lanes)
-    numbers = [np.abs(row) for row in factor_rows] + gaps + magnitudes
-    plain = [plain_bits(number, symbol) for number, symbol in zip(numbers, symbols, strict=True)]
-    plain += [_signs(row[row != 0]) for row in factor_rows]
-    plain += [_signs(t.levels) for t in content.tensors if t.indices.size]
-    flags = log2_lanes | (SPARSE_FLAG if gaps else 0)
-    return bytes([PIPELINE, flags]) + bytes(head) + coded + pack(plain)
+                head.append(next(gap_tables))
+    return bytes(head)
 
 
 def lanes_for(count: int, bits: float) -> int:
@@ -126,7 +151,7 @@ def _terms(factors: Factors) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 def _signs(levels: NDArray[np.integer[Any]]) -> PlainBits:
-    return PlainBits((levels < 0).astype(np.int64), np.ones(levels.size, np.int64))
+    return PlainBits((levels < 0).view(np.uint8), np.ones(levels.size, np.uint8))
 
 
 def _varint(number: int) -> bytes:

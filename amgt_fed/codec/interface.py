@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,35 +18,29 @@ from numpy.typing import NDArray
 from amgt_fed.codec import frame
 from amgt_fed.codec.budget import Budget, byte_limit, error_limit
 from amgt_fed.codec.errors import CorruptPayload, ImpossibleBudget, InvalidUpdate
+from amgt_fed.codec.opened import Opened, Piece, accumulate, gather
+from amgt_fed.codec.scan import CHUNK, squared_difference, squares
 from amgt_fed.layout import Float32Vector, Layout
 
+__all__ = [
+    "CHUNK",
+    "Body",
+    "Buffer",
+    "Codec",
+    "Encoded",
+    "Measured",
+    "Opened",
+    "Piece",
+    "TensorReport",
+    "accumulate",
+    "check_update",
+    "gather",
+    "l2_norm",
+    "squared_error",
+    "squared_norm",
+]
+
 Buffer: TypeAlias = bytes | bytearray | memoryview
-CHUNK = 1 << 16  # elements worked on at a time: 256 KiB of float32 stay in a core's own cache
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Part of a decoded update: `values` at `start`, `start + 1`, ..., or at `indices`. Pieces never overlap."""
-
-    values: Float32Vector
-    start: int = 0
-    indices: NDArray[np.int64] | None = None  # strictly increasing
-
-
-class Opened(ABC):
-    """A body that has been read and checked in full; from here on nothing can fail."""
-
-    @abstractmethod
-    def pieces(self) -> Iterator[Piece]:
-        """Yield the non-zero parts of the update, each at most a few `CHUNK`s long."""
-
-    def tensor_bytes(self) -> tuple[float, ...]:
-        """Bytes of the body that each tensor of the layout takes; empty if the codec does not know."""
-        return ()
-
-    def ranks(self) -> tuple[int, ...]:
-        """Low-rank terms of each tensor; empty if the codec has none."""
-        return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,21 +57,36 @@ class TensorReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Body:
-    """A codec's own bytes and the state to hand to its next `compress`."""
+class Measured:
+    """What an encoder knows about one tensor, from the decoder's own floats."""
 
-    data: bytes
-    state: Any = None
+    squared_error: float
+    nonzero: int
 
 
 @dataclass(frozen=True, slots=True)
+class Body:
+    """A codec's own bytes and the state to hand to its next `compress`.
+
+    `opened` and `measured`, if the codec has them, are what `open(data)` would give, and the exact error and count of
+    every tensor; they spare `encode` the way through the bytes.
+    """
+
+    data: bytes
+    state: Any = None
+    opened: Opened | None = None
+    measured: tuple[Measured, ...] | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Encoded:
     """An encoded update.
 
     Attributes:
         payload: what to send.
-        decoded: what the receiver will decode, bit for bit; flat float32.
-        error_l2: ||decoded - update||_2, measured on `decoded` in float64.
+        opened: the decoded update, in pieces.
+        layout: of the update.
+        error_l2: ||decoded - update||_2, measured on the decoder's floats in float64.
         update_l2: ||update||_2.
         tensors: the same per tensor, in the layout's order.
         state: pass it as `state` to the next `encode` of the same stream of updates; it only makes that faster
@@ -85,11 +94,25 @@ class Encoded:
     """
 
     payload: bytes
-    decoded: Float32Vector
+    opened: Opened
+    layout: Layout
     error_l2: float
     update_l2: float
     tensors: tuple[TensorReport, ...]
     state: Any = None
+
+    @cached_property
+    def decoded(self) -> Float32Vector:
+        """What the receiver will decode, bit for bit: flat float32, made when first asked for."""
+        return gather(self.opened, self.layout)
+
+    def subtract_from_(self, vector: Float32Vector) -> None:
+        """Take what the receiver will decode off a vector, in place: the residual, without a dense copy.
+
+        Raises:
+            InvalidUpdate: `vector` is not flat float32 or float64 of the layout's size.
+        """
+        accumulate(self.opened, self.layout, vector, -1.0)
 
     @property
     def nmse(self) -> float:
@@ -99,7 +122,7 @@ class Encoded:
     @property
     def bits_per_parameter(self) -> float:
         """Bits of payload, framing included, for each parameter."""
-        return 8 * len(self.payload) / max(1, self.decoded.size)
+        return 8 * len(self.payload) / max(1, self.layout.size)
 
 
 class Codec(ABC):
@@ -135,6 +158,20 @@ class Codec(ABC):
             rng: for codecs that draw random numbers; None: use a fixed seed.
         """
 
+    def compress_measured(
+        self,
+        update: Float32Vector,
+        layout: Layout,
+        *,
+        energies: tuple[float, ...],
+        max_error: float,
+        max_bytes: int | None,
+        state: Any,
+        rng: np.random.Generator | None,
+    ) -> Body:
+        """As `compress`, told the sum of squares of every tensor; a codec that can use them overrides it."""
+        return self.compress(update, layout, max_error=max_error, max_bytes=max_bytes, state=state, rng=rng)
+
     @abstractmethod
     def open(self, body: memoryview, layout: Layout) -> Opened:
         """Read and check a body; raise `CorruptPayload` before taking memory the layout does not justify."""
@@ -161,9 +198,9 @@ class Codec(ABC):
             InvalidUpdate: wrong dtype or shape, or a value that is not finite.
             ImpossibleBudget: the codec cannot meet the budget; the text says the smallest possible.
         """
-        check_update(update, layout)
+        energies = check_update(update, layout)
         tag = self.name if self.codec_id == frame.NAMED_CODEC else ""
-        update_l2 = l2_norm(update)
+        update_l2 = math.sqrt(math.fsum(energies))
         limit = math.inf if budget is None else error_limit(budget, update_l2)
         room = None if budget is None else byte_limit(budget, layout.size)
         framing = frame.overhead(tag)
@@ -172,18 +209,18 @@ class Codec(ABC):
                 f"{budget} allows {room} bytes for {layout.size} parameters; "
                 f"the smallest {self.name} payload takes {framing + 1}"
             )
-        body = self.compress(
+        body = self.compress_measured(
             update,
             layout,
+            energies=energies,
             max_error=limit,
             max_bytes=None if room is None else room - framing,
             state=state,
             rng=rng,
         )
-        opened = self.open(memoryview(body.data), layout)
-        decoded = gather(opened, layout)
-        tensors = _report(update, decoded, layout, opened, len(body.data))
-        error_l2 = math.sqrt(math.fsum(t.error_l2**2 for t in tensors))
+        opened = body.opened or self.open(memoryview(body.data), layout)
+        measured = body.measured or _measure(update, gather(opened, layout), layout)
+        error_l2 = math.sqrt(math.fsum(m.squared_error for m in measured))
         if error_l2 > limit:
             raise ImpossibleBudget(
                 f"{budget} allows an error of {limit:.6g}; {self.name} with its parameters reaches {error_l2:.6g}"
@@ -193,7 +230,8 @@ class Codec(ABC):
                 f"{budget} allows {room} bytes; {self.name} with its parameters takes {len(body.data) + framing}"
             )
         payload = frame.wrap(self.codec_id, body.data, layout, error_l2, tag)
-        return Encoded(payload, decoded, error_l2, update_l2, tensors, body.state)
+        tensors = _report(layout, opened, len(body.data), measured, energies)
+        return Encoded(payload, opened, layout, error_l2, update_l2, tensors, body.state)
 
     def decode(self, payload: Buffer, layout: Layout) -> Float32Vector:
         """Decode a payload of this codec; see `amgt_fed.codec.decode` for one of any codec."""
@@ -210,46 +248,21 @@ class Codec(ABC):
         return self.open(opened.body, layout)
 
 
-def check_update(update: Float32Vector, layout: Layout) -> None:
-    """Raise `InvalidUpdate` unless `update` is flat float32 of the layout's size and finite throughout."""
+def check_update(update: Float32Vector, layout: Layout) -> tuple[float, ...]:
+    """Sum of squares of every tensor, in float64.
+
+    Raises:
+        InvalidUpdate: `update` is not flat float32 of the layout's size, or not finite throughout.
+    """
     if not isinstance(update, np.ndarray) or update.dtype != np.float32 or update.shape != (layout.size,):
         got = f"{update.dtype} of shape {update.shape}" if isinstance(update, np.ndarray) else type(update).__name__
         raise InvalidUpdate(f"update is {got}; this layout needs a float32 array of shape ({layout.size},)")
-    for start in range(0, update.size, CHUNK):
-        finite = np.isfinite(update[start : start + CHUNK])
-        if not finite.all():
-            index = start + int(np.argmin(finite))
-            raise InvalidUpdate(f"update[{index}] is {update[index]}; only finite values can be encoded")
-
-
-def gather(opened: Opened, layout: Layout) -> Float32Vector:
-    """The decoded update as a new dense vector."""
-    out = np.zeros(layout.size, np.float32)
-    for piece in opened.pieces():
-        if piece.indices is None:
-            out[piece.start : piece.start + piece.values.size] = piece.values
-        else:
-            out[piece.indices] = piece.values
-    return out
-
-
-def accumulate(opened: Opened, layout: Layout, out: NDArray[Any], weight: float) -> None:
-    """Add `weight` times the decoded update to `out`, piece by piece.
-
-    Raises:
-        InvalidUpdate: `out` is not flat float32 or float64 of the layout's size, or `weight` is not finite.
-    """
-    if out.dtype not in (np.float32, np.float64) or out.shape != (layout.size,):
-        raise InvalidUpdate(f"accumulator is {out.dtype} of shape {out.shape}; give float64 of shape ({layout.size},)")
-    if not math.isfinite(weight):
-        raise InvalidUpdate(f"weight is {weight}; it must be finite")
-    for piece in opened.pieces():
-        # The product is taken in the accumulator's precision: float32 times a Python float stays float32.
-        scaled = np.multiply(piece.values, out.dtype.type(weight), dtype=out.dtype)
-        if piece.indices is None:
-            out[piece.start : piece.start + piece.values.size] += scaled
-        else:
-            out[piece.indices] += scaled  # indices never repeat, so fancy addition loses nothing
+    energies = tuple(squares(values) for _, values in layout.views(update))
+    # Squares of float32 cannot overflow float64: a sum that is not finite tells of a value that is not.
+    if not all(map(math.isfinite, energies)):
+        index = int(np.argmin(np.isfinite(update)))
+        raise InvalidUpdate(f"update[{index}] is {update[index]}; only finite values can be encoded")
+    return energies
 
 
 def l2_norm(vector: Float32Vector) -> float:
@@ -259,41 +272,27 @@ def l2_norm(vector: Float32Vector) -> float:
 
 def squared_norm(vector: NDArray[Any]) -> float:
     """||vector||_2^2, squares summed in float64, chunk by chunk."""
-    total = 0.0
-    for start in range(0, vector.size, CHUNK):
-        chunk = vector[start : start + CHUNK].astype(np.float64)
-        total += float(np.dot(chunk, chunk))
-    return total
+    return squares(vector)
 
 
 def squared_error(left: Float32Vector, right: Float32Vector) -> float:
     """||left - right||_2^2; differences and squares in float64, chunk by chunk."""
-    total = 0.0
-    for start in range(0, left.size, CHUNK):
-        chunk = np.subtract(left[start : start + CHUNK], right[start : start + CHUNK], dtype=np.float64)
-        total += float(np.dot(chunk, chunk))
-    return total
+    return squared_difference(left, right)
+
+
+def _measure(update: Float32Vector, decoded: Float32Vector, layout: Layout) -> tuple[Measured, ...]:
+    pairs = [(update[s.offset : s.stop], decoded[s.offset : s.stop]) for s in layout.segments]
+    return tuple(Measured(squared_difference(x, y), int(np.count_nonzero(y))) for x, y in pairs)
 
 
 def _report(
-    update: Float32Vector, decoded: Float32Vector, layout: Layout, opened: Opened, body_bytes: int
+    layout: Layout, opened: Opened, body_bytes: int, measured: tuple[Measured, ...], energies: tuple[float, ...]
 ) -> tuple[TensorReport, ...]:
-    shares = opened.tensor_bytes() or tuple(
+    bytes_each = opened.tensor_bytes() or tuple(
         body_bytes * segment.size / max(1, layout.size) for segment in layout.segments
     )
     ranks = opened.ranks() or (0,) * len(layout.segments)
-    reports = []
-    for segment, share, rank in zip(layout.segments, shares, ranks, strict=True):
-        x, y = update[segment.offset : segment.stop], decoded[segment.offset : segment.stop]
-        reports.append(
-            TensorReport(
-                segment.name,
-                segment.size,
-                share,
-                rank,
-                int(np.count_nonzero(y)),
-                math.sqrt(squared_error(x, y)),
-                l2_norm(x),
-            )
-        )
-    return tuple(reports)
+    return tuple(
+        TensorReport(s.name, s.size, share, rank, m.nonzero, math.sqrt(m.squared_error), math.sqrt(energy))
+        for s, share, rank, m, energy in zip(layout.segments, bytes_each, ranks, measured, energies, strict=True)
+    )

@@ -25,15 +25,20 @@ EXACT64, EXACT32 = 1 << 53, 1 << 24
 MAX_RANK = 254
 _GRAM_LIMIT = 160  # up to this many rows (or columns) the whole spectrum is cheaper than a sketch
 _SKETCH = 40
+_MORE = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Subspace:
-    """Leading singular triplets; `left` is (r, m), `right` is (r, n), `values` falls."""
+    """Leading singular triplets; `left` is (r, m), `right` is (r, n), `values` falls.
 
-    left: NDArray[np.float64]
+    `partial` tells that only the neighbourhood of given directions was looked at.
+    """
+
+    left: NDArray[np.floating[Any]]
     values: NDArray[np.float64]
-    right: NDArray[np.float64]
+    right: NDArray[np.floating[Any]]
+    partial: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,52 +78,48 @@ class Factors:
         return sum(a * b * c for a, b, c in zip(left, right, units, strict=True))
 
 
-def leading(matrix: NDArray[np.float32], warm: NDArray[np.float64] | None) -> Subspace:
+def leading(matrix: NDArray[np.float32], warm: NDArray[np.float32] | None, *, precise: bool = False) -> Subspace:
     """The leading singular triplets, all of them when one side is short.
 
     Args:
         matrix: shape (m, n).
-        warm: right factors of the previous round, shape (r, n), to start the sketch from; may be None.
+        warm: directions on the shorter side to start from, shape (r, min(m, n)); may be None.
+        precise: compute in float64; float32 loses triplets below a thousandth of the first.
     """
-    m, n = matrix.shape
-    x = matrix.astype(np.float64)
-    if min(m, n) <= _GRAM_LIMIT:
-        return _by_gram(x)
-    # Half of the start may come from the last round; the rest is fixed noise, so that new directions can enter.
-    count = min(_SKETCH, m, n)
-    start = np.random.Generator(np.random.PCG64(20190531)).standard_normal((count, n))
-    if warm is not None and warm.shape[1:] == (n,):
-        kept = min(len(warm), count // 2)
-        start[:kept] = warm[:kept]
-    basis = _orthonormal(x @ start.T)
-    for _ in range(1 if warm is not None else 2):
-        basis = _orthonormal(x @ _orthonormal(x.T @ basis))
-    small = _by_gram(basis.T @ x)
-    return Subspace(small.left @ basis.T, small.values, small.right)
-
-
-def _orthonormal(columns: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(np.linalg.qr(columns)[0])
-
-
-def _by_gram(x: NDArray[np.float64]) -> Subspace:
-    """All singular triplets from the smaller of X X^T and X^T X; those below 1e-7 of the first are left out."""
-    tall = x.shape[0] > x.shape[1]
-    wide = x.T if tall else x
-    scale = float(np.abs(wide).max(initial=0.0))
-    if scale == 0:
-        return Subspace(np.zeros((0, x.shape[0])), np.zeros(0), np.zeros((0, x.shape[1])))
-    wide = wide / scale  # squares of denormals would vanish
-    squares, vectors = np.linalg.eigh(wide @ wide.T)
+    dtype: Any = np.float64 if precise else np.float32
+    scale = float(max(matrix.max(), -matrix.min()))
+    x = matrix.astype(dtype)
+    x /= dtype(scale)  # squares of denormals would vanish
+    wide = x.shape[0] < x.shape[1]
+    tall = x.T if wide else x  # (long, short)
+    short = tall.shape[1]
+    partial = warm is not None and warm.shape[1:] == (short,) and len(warm) + _MORE < short // 2
+    if not partial and short <= _GRAM_LIMIT:
+        basis: NDArray[Any] = np.eye(short, dtype=dtype)
+        product, gram = tall, tall.T @ tall
+    else:
+        noise = np.random.Generator(np.random.PCG64(20190531)).standard_normal
+        if partial and warm is not None:
+            # A few directions of noise, so that new ones can enter.
+            basis = np.concatenate([warm.astype(dtype).T, noise((short, _MORE)).astype(dtype)], axis=1)
+        else:
+            basis = noise((short, min(_SKETCH, short))).astype(dtype)
+        for _ in range(1 if partial else 3):
+            basis = np.linalg.qr(tall.T @ (tall @ np.linalg.qr(basis)[0]))[0]
+        product = tall @ basis
+        gram = product.T @ product
+    squares, vectors = np.linalg.eigh(gram)
     values = np.sqrt(np.maximum(squares[::-1], 0))
-    kept = values > 1e-7 * values[0]
-    values, short = values[kept], vectors[:, ::-1][:, kept].T
-    long = short @ wide / values[:, None]
-    return Subspace(long if tall else short, values * scale, short if tall else long)
+    kept = values > (1e-7 if precise else 1e-3) * values[0]
+    values, vectors = values[kept], vectors[:, ::-1][:, kept]
+    on_short = (basis @ vectors).T
+    on_long = (product @ (vectors / values)).T
+    left, right = (on_short, on_long) if wide else (on_long, on_short)
+    return Subspace(left, values.astype(np.float64) * scale, right, partial)
 
 
-def factorize(matrix: NDArray[np.float32], space: Subspace, rank: int, step: float, price: float) -> Factors:
-    """Quantized factors of the first `rank` terms; fewer where a rounded factor is all zero.
+class Fit:
+    """Quantized factors of a matrix's first terms, for any number of them up to `rank`.
 
     Args:
         matrix: shape (m, n).
@@ -127,29 +128,39 @@ def factorize(matrix: NDArray[np.float32], space: Subspace, rank: int, step: flo
         step: what a plain coefficient would get at this lambda.
         price: lambda / step^2.
     """
-    left = quantize_rows(space.left[:rank] * (space.values[:rank, None] / step), price)
-    left = left[np.flatnonzero(left.any(axis=1))]
-    grid = left.astype(np.float64)
-    gram = grid @ grid.T
-    fitted = np.linalg.lstsq(gram, grid @ matrix, rcond=1e-10)[0] if len(left) else np.zeros((0, matrix.shape[1]))
-    # A factor's step such that |u_k| times it is `step`: unit_k = step / |u_k|, rounded to what is sent.
-    unit = step / np.sqrt(np.diag(gram))
-    fraction, exponent = np.frexp(unit)
-    mantissa = np.clip(np.round(fraction * 16), 8, 15).astype(np.int64)
-    exponent = exponent.astype(np.int64) - 4
-    base = int(exponent.min()) if len(left) else 0
-    near = exponent - base <= 31
-    left, fitted, mantissa, exponent = left[near], fitted[near], mantissa[near], exponent[near]
-    right = quantize_rows(fitted / np.ldexp(mantissa.astype(np.float64), exponent)[:, None], price)
-    alive = right.any(axis=1)
-    left, right, mantissa, exponent = left[alive], right[alive], mantissa[alive], exponent[alive]
-    base = int(exponent.min()) if len(left) else 0
-    factors = Factors(left, right, mantissa, exponent - base, base)
-    while factors.bound() >= EXACT64:  # terms too far apart in size to add exactly: the smallest go
-        factors = Factors(
-            factors.left[:-1], factors.right[:-1], factors.mantissa[:-1], factors.exponent[:-1], factors.base
-        )
-    return factors
+
+    def __init__(self, matrix: NDArray[np.float32], space: Subspace, rank: int, step: float, price: float) -> None:
+        self._step, self._price = step, price
+        scaled = space.left[:rank].astype(np.float64) * (space.values[:rank, None] / step)
+        self._left = quantize_rows(scaled, price)
+        # float32 where the terms come from float32: their own error is larger than that of this product.
+        self._projected = self._left.astype(space.left.dtype) @ matrix
+
+    def factors(self, rank: int) -> Factors:
+        """The first `rank` terms; fewer where a rounded factor is all zero."""
+        rows = np.flatnonzero(self._left[:rank].any(axis=1))
+        left = self._left[rows]
+        grid = left.astype(np.float64)
+        gram = grid @ grid.T
+        fitted = np.linalg.pinv(gram, rcond=1e-10, hermitian=True) @ self._projected[rows]
+        # A factor's step such that |u_k| times it is `step`: unit_k = step / |u_k|, rounded to what is sent.
+        unit = self._step / np.sqrt(np.diag(gram))
+        fraction, exponent = np.frexp(unit)
+        mantissa = np.clip(np.round(fraction * 16), 8, 15).astype(np.int64)
+        exponent = exponent.astype(np.int64) - 4
+        base = int(exponent.min()) if len(left) else 0
+        near = exponent - base <= 31
+        left, fitted, mantissa, exponent = left[near], fitted[near], mantissa[near], exponent[near]
+        right = quantize_rows(fitted / np.ldexp(mantissa.astype(np.float64), exponent)[:, None], self._price)
+        alive = right.any(axis=1)
+        left, right, mantissa, exponent = left[alive], right[alive], mantissa[alive], exponent[alive]
+        base = int(exponent.min()) if len(left) else 0
+        factors = Factors(left, right, mantissa, exponent - base, base)
+        while factors.bound() >= EXACT64:  # terms too far apart in size to add exactly: the smallest go
+            factors = Factors(
+                factors.left[:-1], factors.right[:-1], factors.mantissa[:-1], factors.exponent[:-1], factors.base
+            )
+        return factors
 
 
 def worthwhile(values: NDArray[np.float64], rows: int, columns: int, step: float) -> int:

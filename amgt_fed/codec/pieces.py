@@ -29,13 +29,13 @@ def open_body(body: memoryview, layout: Layout) -> Opened:
     if kind == wire.LOSSLESS:
         return DensePieces(lossless.read(body[1:], layout.size))
     if kind == wire.PIPELINE:
-        return Pieces(*_checked(*reader.read(body, layout), layout, 0))
+        return Pieces(*checked(*reader.read(body, layout), layout, 0))
     if kind == wire.SCALED and len(body) > SCALE.size:
         exponent = SCALE.unpack(body[: SCALE.size])[1]
         if abs(exponent) > 200:
             raise CorruptPayload(f"body is in units of 2^{exponent}; float32 has none beyond 2^200")
         inner = reader.read(body[SCALE.size :], layout)
-        return Scaled(Pieces(*_checked(*inner, layout, exponent)), exponent)
+        return Scaled(Pieces(*checked(*inner, layout, exponent)), exponent)
     raise CorruptPayload(f"amgt body of {len(body)} bytes starts with {kind}; this version knows kinds 0 to 3")
 
 
@@ -47,21 +47,26 @@ class Pieces(Opened):
 
     def pieces(self) -> Iterator[Piece]:
         """Yield blocks of rows where there are low-rank terms, survivors alone elsewhere."""
-        content = self._content
-        for tensor, segment in zip(content.tensors, self._layout.segments, strict=False):
-            if tensor.factors is None:
-                for first in range(0, tensor.levels.size, CHUNK):
-                    part = slice(first, first + CHUNK)
-                    values = dequantize(tensor.levels[part], content.step, content.shifts)
-                    yield Piece(values, indices=tensor.indices[part].astype(np.int64) + segment.offset)
-                continue
-            columns = tensor.factors.right.shape[1]
-            for row, block in tensor.factors.blocks(max(1, CHUNK // columns)):
-                flat = block.reshape(-1)
-                first, last = np.searchsorted(tensor.indices, [row * columns, row * columns + flat.size])
-                values = dequantize(tensor.levels[first:last], content.step, content.shifts)
-                flat[tensor.indices[first:last] - row * columns] += values
-                yield Piece(flat, segment.offset + row * columns)
+        for index in range(len(self._content.tensors)):
+            yield from self.tensor_pieces(index)
+
+    def tensor_pieces(self, index: int) -> Iterator[Piece]:
+        """The pieces of one tensor."""
+        content, offset = self._content, self._layout.segments[index].offset
+        tensor = content.tensors[index]
+        if tensor.factors is None:
+            for first in range(0, tensor.levels.size, CHUNK):
+                part = slice(first, first + CHUNK)
+                values = dequantize(tensor.levels[part], content.step, content.shifts)
+                yield Piece(values, indices=tensor.indices[part].astype(np.int64) + offset)
+            return
+        columns = tensor.factors.right.shape[1]
+        for row, block in tensor.factors.blocks(max(1, CHUNK // columns)):
+            flat = block.reshape(-1)
+            first, last = np.searchsorted(tensor.indices, [row * columns, row * columns + flat.size])
+            values = dequantize(tensor.levels[first:last], content.step, content.shifts)
+            flat[tensor.indices[first:last] - row * columns] += values
+            yield Piece(flat, offset + row * columns)
 
     def tensor_bytes(self) -> tuple[float, ...]:
         """Each tensor's symbols, plain bits and head."""
@@ -94,7 +99,7 @@ class Scaled(Opened):
         return self._inner.ranks()
 
 
-def _checked(
+def checked(
     content: wire.Levels, shares: tuple[float, ...], layout: Layout, exponent: int
 ) -> tuple[wire.Levels, Layout, tuple[float, ...]]:
     """Refuse sums that are not exact and values that are not finite."""

@@ -8,19 +8,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from amgt_fed.codec import body as wire
 from amgt_fed.codec import lossless
 from amgt_fed.codec.errors import CorruptPayload, ImpossibleBudget
 from amgt_fed.codec.interface import Body, Codec, Opened, gather, squared_error
 from amgt_fed.codec.pieces import LARGEST, SCALE, open_body
-from amgt_fed.codec.search import Point, boundary, evaluate, relax, spend
-from amgt_fed.codec.tensor import TensorSource
+from amgt_fed.codec.predict import Model
+from amgt_fed.codec.scan import squares
+from amgt_fed.codec.search import AIM, Point, boundary, evaluate, relax, spend
+from amgt_fed.codec.tensor import TensorSource, Warm
+from amgt_fed.codec.trim import trim_to_error
+from amgt_fed.codec.written import fewest_bytes, least_error
 from amgt_fed.layout import Float32Vector, Layout
 
-_RETRIES = 12
 _SMALL, _BIG = 1e-15, 1e15  # largest magnitudes whose squares, summed, float32 holds
+_PRECISE = 1e-4  # below this share of the energy float32 factors are too coarse
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,7 @@ class PipelineState:
     """What helps the next encode of the same stream: where lambda was, and where the factors pointed."""
 
     log_lambda: float
-    warm: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    warm: dict[str, Warm] = field(default_factory=dict)
 
 
 class Amgt(Codec):
@@ -48,16 +51,44 @@ class Amgt(Codec):
         rng: np.random.Generator | None,
     ) -> Body:
         """The fewest bytes within `max_error`, or the least error within `max_bytes`; lossless without either."""
+        return self.compress_measured(
+            update,
+            layout,
+            energies=tuple(squares(values) for _, values in layout.views(update)),
+            max_error=max_error,
+            max_bytes=max_bytes,
+            state=state,
+            rng=rng,
+        )
+
+    def compress_measured(
+        self,
+        update: Float32Vector,
+        layout: Layout,
+        *,
+        energies: tuple[float, ...],
+        max_error: float,
+        max_bytes: int | None,
+        state: Any,
+        rng: np.random.Generator | None,
+    ) -> Body:
+        """As `compress`."""
         if max_bytes is not None and max_bytes < 1:
             raise ImpossibleBudget(f"the budget leaves {max_bytes} bytes for amgt's body; it needs 1")
-        top = float(np.abs(update).max(initial=0.0))
-        if top == 0 or _SMALL <= top <= _BIG:
-            return self._compress(update, layout, max_error, max_bytes, state)
+        energy = math.fsum(energies)
+        # The largest magnitude lies between the root of the mean square and that of the sum.
+        if energy == 0 or (math.sqrt(energy) <= _BIG and math.sqrt(energy / update.size) >= _SMALL):
+            return self._compress(update, layout, energies, max_error, max_bytes, state)
+        top = float(max(update.max(), -update.min()))
+        if _SMALL <= top <= _BIG:
+            return self._compress(update, layout, energies, max_error, max_bytes, state)
         # Squares of such values leave float32: encode them in units of a power of two, which is exact to undo.
         exponent = math.frexp(top)[1]
         room = None if max_bytes is None else max(1, max_bytes - SCALE.size)
         scaled_error = math.ldexp(min(max_error, 1e300), -exponent) if max_error < math.inf else max_error
-        inner = self._compress(np.ldexp(update, -exponent), layout, scaled_error, room, None).data
+        scaled = np.ldexp(update, -exponent)
+        scaled_energies = tuple(squares(values) for _, values in layout.views(scaled))
+        inner = self._compress(scaled, layout, scaled_energies, scaled_error, room, None).data
         if inner[0] == wire.PIPELINE:
             data = SCALE.pack(wire.SCALED, exponent) + inner
             if (max_bytes is None or len(data) <= max_bytes) and _error(data, update, layout) <= min(
@@ -70,19 +101,33 @@ class Amgt(Codec):
         return Body(exact if max_bytes is None or len(exact) <= max_bytes else bytes([wire.EMPTY]))
 
     def _compress(
-        self, update: Float32Vector, layout: Layout, max_error: float, max_bytes: int | None, state: Any
+        self,
+        update: Float32Vector,
+        layout: Layout,
+        energies: tuple[float, ...],
+        max_error: float,
+        max_bytes: int | None,
+        state: Any,
     ) -> Body:
         known = state if isinstance(state, PipelineState) else None
         warm = known.warm if known else {}
-        sources = [TensorSource(values, s.shape, warm.get(s.name)) for s, values in layout.views(update)]
-        energy = math.fsum(source.energy for source in sources)
+        energy = math.fsum(energies)
         empty = Body(bytes([wire.EMPTY]), known)
         if energy == 0 or math.sqrt(energy) <= max_error < math.inf:
             return empty
         exact = bytes([wire.LOSSLESS]) + lossless.write(update) if _may_be_exact(layout, max_error, max_bytes) else None
         if exact is not None and (max_error == 0 or math.isinf(max_error)) and len(exact) <= (max_bytes or len(exact)):
             return Body(exact, known)
-        start = known.log_lambda if known else _first_guess(energy, layout.size, max_error, max_bytes)
+        precise = max_error**2 < _PRECISE * energy if max_bytes is None else max_bytes > layout.size // 2
+        sources = [
+            TensorSource(values, s.shape, each, warm.get(s.name), precise=precise)
+            for (s, values), each in zip(layout.views(update), energies, strict=True)
+        ]
+        if known is not None:
+            start = known.log_lambda
+        else:
+            start = _first_guess(energy, layout.size, max_error, max_bytes)
+            start = _without_factors(sources, start, max_error, max_bytes)
         # From all of the energy for a bit, down to steps that float32 itself cannot resolve.
         span = (max(-600.0, math.log(energy) - math.log(layout.size) - 50), math.log(energy) + 5)
 
@@ -90,14 +135,14 @@ class Amgt(Codec):
             return evaluate(sources, log_lambda)
 
         if max_bytes is None:
-            limit = max_error**2
+            limit = max_error**2 * (1 - 1e-6)
 
             def error_excess(point: Point) -> float:
                 return math.log(max(point.distortion, 1e-300) / limit)
 
             points = boundary(error_excess, at, start, rising=False, span=span)
-            points = [relax(p, sources, limit * (1 - 1e-6)) for p in _least(points, lambda p: p.bits)]
-            best = _fewest_bytes(points, update, layout, max_error, at)
+            points = [trim_to_error(relax(p, sources, limit), limit) for p in _least(points, lambda p: p.bits)]
+            best = fewest_bytes(points, update, layout, max_error, at)
             if best is None or len(best.data) > 2 * layout.size:
                 exact = exact or bytes([wire.LOSSLESS]) + lossless.write(update)
         else:
@@ -108,25 +153,19 @@ class Amgt(Codec):
 
             points = boundary(byte_excess, at, start, rising=True, span=span)
             points = [spend(p, sources, room) for p in _least(points, lambda p: p.distortion)]
-            best = _least_error(points, update, layout, max_bytes, at)
+            best = least_error(points, update, layout, max_bytes, room, at)
             if best is None:
                 return empty
         if best is None or (max_bytes is None and exact is not None and len(exact) < len(best.data)):
             assert exact is not None
             return Body(exact, known)
         warmed = {s.name: source.warm for s, source in zip(layout.segments, sources, strict=True)}
-        return Body(best.data, PipelineState(best.log_lambda, {n: w for n, w in warmed.items() if w is not None}))
+        state = PipelineState(best.log_lambda, {n: w for n, w in warmed.items() if w is not None})
+        return Body(best.data, state, best.opened, best.measured)
 
     def open(self, body: memoryview, layout: Layout) -> Opened:
         """Read and check everything a body says."""
         return open_body(body, layout)
-
-
-@dataclass(frozen=True, slots=True)
-class _Written:
-    data: bytes
-    log_lambda: float
-    error: float
 
 
 def _fixed_bytes(layout: Layout) -> float:
@@ -151,55 +190,19 @@ def _first_guess(energy: float, size: int, max_error: float, max_bytes: int | No
     return math.log(energy) - math.log(8.0 * max_bytes)
 
 
-def _write(point: Point, update: Float32Vector, layout: Layout) -> _Written:
-    if any(c.factors or c.indices.size for c in point.candidates):
-        data = wire.write(point.levels())
-    else:
-        data = bytes([wire.EMPTY])
-    return _Written(data, point.log_lambda, _error(data, update, layout))
+def _without_factors(sources: list[TensorSource], start: float, max_error: float, max_bytes: int | None) -> float:
+    """Log lambda that meets the budget by sparse values alone, as far as a histogram tells."""
+    model = Model([source.whole.bins for source in sources], start)
+    rising = max_bytes is not None
+    over = model.excess(8.0 * max_bytes if max_bytes is not None else max_error**2, rising=rising)
+    aim = over - AIM if rising else over + AIM
+    guess = model.shifted(aim, rising=rising)
+    return start if guess is None else guess
 
 
 def _error(data: bytes, update: Float32Vector, layout: Layout) -> float:
     try:
-        decoded = gather(Amgt().open(memoryview(data), layout), layout)
-    except CorruptPayload:  # beyond what the format holds: not finite in float32, or levels too far apart
+        decoded = gather(open_body(memoryview(data), layout), layout)
+    except CorruptPayload:  # as in `written.write`
         return math.inf
     return math.sqrt(squared_error(decoded, update))
-
-
-def _fewest_bytes(
-    points: list[Point], update: Float32Vector, layout: Layout, max_error: float, at: Any
-) -> _Written | None:
-    """The smallest written point within the error; lambda is lowered until rounding and centroids fit as well."""
-    best: _Written | None = None
-    for point in points:
-        written = _write(point, update, layout)
-        shrink = 0.005
-        for _ in range(_RETRIES):
-            if written.error <= max_error:
-                break
-            point = at(point.log_lambda - shrink)
-            shrink *= 2
-            written = _write(point, update, layout)
-        if written.error <= max_error and (best is None or len(written.data) < len(best.data)):
-            best = written
-    return best
-
-
-def _least_error(
-    points: list[Point], update: Float32Vector, layout: Layout, max_bytes: int, at: Any
-) -> _Written | None:
-    """The written point of least error that fits; lambda is raised until the bytes do."""
-    best: _Written | None = None
-    for point in points:
-        written = _write(point, update, layout)
-        growth = 0.01
-        for _ in range(_RETRIES):
-            if len(written.data) <= max_bytes:
-                break
-            point = at(point.log_lambda + growth)
-            growth *= 2
-            written = _write(point, update, layout)
-        if len(written.data) <= max_bytes and written.error < math.inf and (best is None or written.error < best.error):
-            best = written
-    return best

@@ -7,12 +7,15 @@ lanes run as numpy vectors. A lane costs 4 bytes, of which the decoder checks 16
 
 from __future__ import annotations
 
+import ctypes
 from bisect import bisect_right
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from amgt_fed.codec.errors import CorruptPayload
+from amgt_fed.codec.native import address, kernel_for, owned, whole
 from amgt_fed.codec.symbols import SYMBOLS
 from amgt_fed.codec.tables import PRECISION, TOTAL
 
@@ -28,31 +31,66 @@ def log_lanes(bits: float) -> int:
     return 0 if lanes < 16 else min(MAX_LOG_LANES, lanes.bit_length() - 1)
 
 
-def encode(frequency: NDArray[np.int64], start: NDArray[np.int64], log2_lanes: int) -> bytes:
-    """Encode symbols given as slots of their tables.
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """Runs of symbols that share a table.
+
+    Attributes:
+        frequency: of every table in use, shape (tables, SYMBOLS), each at least 1; rows sum to TOTAL.
+        rows: for each run, its row of `frequency`.
+        lengths: for each run, how many symbols; at least 1.
+    """
+
+    frequency: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+
+    @property
+    def start(self) -> NDArray[np.int64]:
+        """Running sum below each symbol in its table."""
+        return np.asarray(np.cumsum(self.frequency, axis=1) - self.frequency)
+
+
+def encode(symbols: NDArray[np.uint8], runs: Runs, log2_lanes: int) -> bytes:
+    """Encode runs of symbols that share a table.
 
     Args:
-        frequency: of each symbol in its table, >= 1.
-        start: running sum below each symbol in its table.
+        symbols: all of them.
+        runs: whose lengths sum to the number of symbols.
         log2_lanes: 0 to MAX_LOG_LANES.
 
     Returns:
         The lanes' states (uint32) and then the words (uint16), little-endian.
     """
-    if log2_lanes == 0:
-        return _encode_one(frequency, start)
     lanes = 1 << log2_lanes
+    if (kernel := kernel_for(symbols.size)) is not None:
+        states, words = np.empty(lanes, np.uint32), np.empty(symbols.size + 1, np.uint16)
+        frequency, start = owned(runs.frequency, np.uint32), owned(runs.start, np.uint32)
+        rows, lengths, given = owned(runs.rows, np.int64), owned(runs.lengths, np.int64), owned(symbols, np.uint8)
+        used = kernel.amgt_rans_encode(
+            address(given), whole(rows.size), address(rows), address(lengths), address(frequency), address(start),
+            whole(lanes), address(states), address(words), whole(words.size),
+        )  # fmt: skip
+        return states.astype("<u4").tobytes() + words[words.size - used :].astype("<u2").tobytes()
+    frequency, start = runs.frequency.reshape(-1), runs.start.reshape(-1)
+    ends = np.cumsum(runs.lengths)
+    if log2_lanes == 0:
+        entry = symbols + SYMBOLS * np.repeat(runs.rows, runs.lengths)
+        return _encode_one(frequency[entry], start[entry])
     state = np.full(lanes, _LOW, np.int64)
-    emitted: list[NDArray[np.int64]] = []
-    for first in range((len(frequency) - 1) // lanes * lanes, -1, -lanes):
-        f, c = frequency[first : first + lanes], start[first : first + lanes]
-        x = state[: len(f)]
+    emitted: list[NDArray[np.uint16]] = []
+    lane = np.arange(lanes)
+    for first in range((symbols.size - 1) // lanes * lanes, -1, -lanes):
+        chosen = symbols[first : first + lanes]
+        entry = chosen + SYMBOLS * runs.rows[np.searchsorted(ends, first + lane[: chosen.size], side="right")]
+        f, c = frequency[entry], start[entry]
+        x = state[: f.size]
         full = x >= f << (32 - PRECISION)
-        emitted.append((x & 0xFFFF)[full])
+        emitted.append((x & 0xFFFF)[full].astype(np.uint16))
         x = np.where(full, x >> 16, x)
         quotient = x // f
-        state[: len(f)] = (quotient << PRECISION) + (x - quotient * f) + c
-    words = np.concatenate(emitted[::-1]) if emitted else np.zeros(0, np.int64)
+        state[: f.size] = (quotient << PRECISION) + (x - quotient * f) + c
+    words = np.concatenate(emitted[::-1]) if emitted else np.zeros(0, np.uint16)
     return state.astype("<u4").tobytes() + words.astype("<u2").tobytes()
 
 
@@ -67,20 +105,12 @@ def _encode_one(frequency: NDArray[np.int64], start: NDArray[np.int64]) -> bytes
     return x.to_bytes(4, "little") + np.array(words[::-1], "<u2").tobytes()
 
 
-def decode(
-    data: memoryview,
-    cumulative: NDArray[np.int64],
-    rows: NDArray[np.int64],
-    lengths: NDArray[np.int64],
-    log2_lanes: int,
-) -> tuple[NDArray[np.uint8], int]:
+def decode(data: memoryview, runs: Runs, log2_lanes: int) -> tuple[NDArray[np.uint8], int]:
     """Decode runs of symbols that share a table.
 
     Args:
         data: states and words; more may follow.
-        cumulative: running sums of every table in use, shape (tables, SYMBOLS + 1).
-        rows: for each run, its row of `cumulative`.
-        lengths: for each run, how many symbols; at least 1.
+        runs: what the encoder was given.
         log2_lanes: 0 to MAX_LOG_LANES.
 
     Returns:
@@ -92,19 +122,23 @@ def decode(
     lanes = 1 << log2_lanes
     if len(data) < 4 * lanes:
         raise CorruptPayload(f"entropy coder's {lanes} states need {4 * lanes} bytes; {len(data)} are left")
+    rows, lengths, start = runs.rows, runs.lengths, runs.start
+    total = int(lengths.sum())
+    tables = len(runs.frequency)
+    if tables <= _LOOKUP_TABLES and (kernel := kernel_for(total)) is not None:
+        return _decode_by(kernel, data, runs, lanes, total)
     words = np.frombuffer(data[4 * lanes : len(data) - (len(data) & 1)], "<u2")
     if log2_lanes == 0:
         table = np.repeat(rows, lengths).tolist()
-        symbols, used = _decode_one(int.from_bytes(data[:4], "little"), words.tolist(), cumulative, table)
+        sums = np.concatenate([start, np.full((tables, 1), TOTAL)], axis=1)
+        symbols, used = _decode_one(int.from_bytes(data[:4], "little"), words.tolist(), sums, table)
         return np.array(symbols, np.uint8), 4 + 2 * used
     state = np.frombuffer(data[: 4 * lanes], "<u4").astype(np.int64)
-    start = cumulative[:, :-1].reshape(-1)
-    frequency = np.diff(cumulative, axis=1).reshape(-1)
-    edges = start + np.repeat(np.arange(len(cumulative)) << PRECISION, SYMBOLS)
+    start, frequency = start.reshape(-1), runs.frequency.reshape(-1)
+    edges = start + np.repeat(np.arange(tables) << PRECISION, SYMBOLS)
     # A few tables: 32 KiB each to look symbols up at once. Many: search, so that a small model needs little memory.
-    lookup = np.repeat(np.arange(edges.size, dtype=np.uint16), frequency) if len(cumulative) <= _LOOKUP_TABLES else None
+    lookup = np.repeat(np.arange(edges.size, dtype=np.uint16), frequency) if tables <= _LOOKUP_TABLES else None
     ends = np.cumsum(lengths)
-    total = int(ends[-1])
     symbols_out = np.empty(total, np.uint8)
     lane = np.arange(lanes)
     position, run = 0, 0
@@ -131,6 +165,27 @@ def decode(
     if not (state == _LOW).all():
         raise CorruptPayload("entropy coder does not end where an encoder starts; the payload was made up")
     return symbols_out, 4 * lanes + 2 * position
+
+
+def _decode_by(
+    kernel: ctypes.CDLL, data: memoryview, runs: Runs, lanes: int, total: int
+) -> tuple[NDArray[np.uint8], int]:
+    symbols = np.empty(total, np.uint8)
+    states = np.frombuffer(data[: 4 * lanes], "<u4").astype(np.uint32)
+    words = np.frombuffer(data[4 * lanes :], np.uint8)
+    tables = len(runs.frequency)
+    lookup = np.repeat(np.tile(np.arange(SYMBOLS, dtype=np.uint8), tables), runs.frequency.reshape(-1))
+    frequency, start = owned(runs.frequency, np.uint32), owned(runs.start, np.uint32)
+    rows, lengths = owned(runs.rows, np.int64), owned(runs.lengths, np.int64)
+    used = kernel.amgt_rans_decode(
+        address(words), whole(words.size // 2), whole(rows.size), address(rows), address(lengths), address(lookup),
+        address(frequency), address(start), whole(lanes), address(states), address(symbols),
+    )  # fmt: skip
+    if used < 0:
+        raise CorruptPayload(f"entropy coder's words end after {words.size // 2}")
+    if not (states == _LOW).all():
+        raise CorruptPayload("entropy coder does not end where an encoder starts; the payload was made up")
+    return symbols, 4 * lanes + 2 * int(used)
 
 
 def _decode_one(x: int, words: list[int], cumulative: NDArray[np.int64], table: list[int]) -> tuple[list[int], int]:

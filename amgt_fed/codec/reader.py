@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amgt_fed.codec import rans
-from amgt_fed.codec.body import PIPELINE, SPARSE_FLAG, Levels, TensorLevels, least_lanes
+from amgt_fed.codec.body import PIPELINE, SPARSE_FLAG, Levels, TensorLevels, least_lanes, shares
 from amgt_fed.codec.errors import CorruptPayload
 from amgt_fed.codec.lowrank import Factors
 from amgt_fed.codec.quantize import Shifts
-from amgt_fed.codec.symbols import FIRST, SYMBOLS, WIDTH, unpack, unpack_bits
-from amgt_fed.codec.tables import gap_book, level_book
+from amgt_fed.codec.symbols import FIRST32, SYMBOLS, WIDTH, WIDTH8, unpack, unpack_bits
+from amgt_fed.codec.tables import GAP_TABLES, both_books
 from amgt_fed.codec.tensor import matrix_shape, rank_limit
 from amgt_fed.layout import Layout
 
@@ -123,7 +123,7 @@ def _read_symbols(
             runs += [(table, (m, n)[place % 2]) for place, table in enumerate(head.tables)]
     num_factor = sum(length for _, length in runs)
     sparse = [head for head in heads if head.survivors]
-    runs += [(256 + head.gap_table, head.survivors) for head in sparse]
+    runs += [(GAP_TABLES + head.gap_table, head.survivors) for head in sparse]
     runs += [(level_table, head.survivors) for head in sparse]
     if not runs:
         raise CorruptPayload("body holds no symbols; an empty update has its own kind")
@@ -132,18 +132,18 @@ def _read_symbols(
     if log2_lanes < least_lanes(total):
         raise CorruptPayload(f"{total} symbols need at least 2^{least_lanes(total)} lanes; the body has 2^{log2_lanes}")
     used, rows = np.unique([table for table, _ in runs], return_inverse=True)
-    books = np.concatenate([level_book().cumulative, gap_book().cumulative])
-    symbols, taken = rans.decode(reader.data[reader.at :], books[used], rows.astype(np.int64), lengths, log2_lanes)
+    coded = rans.Runs(both_books().frequency[used], rows.astype(np.int64), lengths)
+    symbols, taken = rans.decode(reader.data[reader.at :], coded, log2_lanes)
     reader.at += taken
 
     large = np.flatnonzero(symbols >= 8)
-    widths = WIDTH[symbols[large]].astype(np.uint8)
+    widths = WIDTH8[symbols[large]]
     signs = int(np.count_nonzero(symbols[:num_factor])) + (total - num_factor) // 2
     first_sign = int(widths.sum(dtype=np.int64))
     body = reader.data[reader.at :]
     if len(body) != (first_sign + signs + 7) // 8:
         raise CorruptPayload(f"{len(body)} bytes are left for {first_sign + signs} plain bits")
-    costs = np.concatenate([level_book().cost, gap_book().cost]) + WIDTH
+    costs = both_books().cost + WIDTH
     ends = np.cumsum(lengths).tolist()
     run_bits = [
         float(np.bincount(symbols[end - length : end], minlength=SYMBOLS) @ costs[table])
@@ -164,7 +164,7 @@ class _Numbers:
     negative: NDArray[np.bool_]
 
     def slice(self, first: int, count: int) -> NDArray[np.int32]:
-        out = FIRST.astype(np.int32)[self.symbols[first : first + count]]
+        out = FIRST32[self.symbols[first : first + count]]
         a, b = np.searchsorted(self.large, [first, first + count])
         out[self.large[a:b] - first] += self.plain[a:b]
         return out
@@ -180,13 +180,11 @@ def _assemble(
     run_bits: list[float],
 ) -> tuple[Levels, tuple[float, ...]]:
     survivors = sum(head.survivors for head in heads)
-    num_sparse_runs = sum(head.survivors > 0 for head in heads)
-    at, gap_at, sign_at, run = 0, num_factor, 0, 0
+    at, gap_at, sign_at = 0, num_factor, 0
     level_sign_at = int(np.count_nonzero(numbers.symbols[:num_factor]))
-    gap_run = len(run_bits) - 2 * num_sparse_runs
-    tensors, shares = [], []
+    tensors = []
     for head, segment in zip(heads, layout.segments, strict=True):
-        factors, bits = None, 0.0
+        factors = None
         if head.rank:
             m, n = matrix_shape(segment.shape) or (0, 0)
             block = numbers.slice(at, head.rank * (m + n))
@@ -197,21 +195,17 @@ def _assemble(
             sign_at += nonzero.size
             block = block.reshape(head.rank, m + n)
             factors = Factors(block[:, :m], block[:, m:], 8 + (head.units & 7), head.units >> 3, head.base)
-            bits += sum(run_bits[run : run + 2 * head.rank]) + nonzero.size + 24 * head.rank + 16
-            run += 2 * head.rank
         indices: NDArray[np.integer[Any]] = np.zeros(0, np.int64)
         levels: NDArray[np.integer[Any]] = np.zeros(0, np.int64)
         if head.survivors:
             indices = _positions(numbers.slice(gap_at, head.survivors), segment.size, segment.name)
             levels = _narrow(numbers.slice(gap_at + survivors, head.survivors) + np.int32(1))
             np.negative(levels, out=levels, where=numbers.negative[level_sign_at : level_sign_at + head.survivors])
-            bits += run_bits[gap_run] + run_bits[gap_run + num_sparse_runs] + head.survivors + 24
-            gap_run += 1
         gap_at += head.survivors
         level_sign_at += head.survivors
         tensors.append(TensorLevels(factors, indices, levels))
-        shares.append(bits / 8)
-    return Levels(tuple(tensors), step, shifts), tuple(shares)
+    content = Levels(tuple(tensors), step, shifts)
+    return content, shares(content, run_bits)
 
 
 def _positions(gaps: NDArray[np.int32], size: int, name: str) -> NDArray[np.integer[Any]]:

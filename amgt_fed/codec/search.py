@@ -5,22 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-
-import numpy as np
+from functools import cached_property
 
 from amgt_fed.codec.body import Levels, TensorLevels, coarse_step
-from amgt_fed.codec.quantize import best_shifts
-from amgt_fed.codec.tensor import SPARSE_PRICE, Candidate, TensorSource
+from amgt_fed.codec.predict import Model
+from amgt_fed.codec.quantize import Shifts, best_shifts
+from amgt_fed.codec.survivors import Candidate
+from amgt_fed.codec.tensor import SPARSE_PRICE, TensorSource
 
 _BRACKET = math.log(4.0)
 _CLOSE = 0.002  # in log lambda
 _NEAR = 0.003  # in log error or log bytes
+_TRIMMED = 0.02  # the same, where single survivors can be dropped to spend the budget exactly
+AIM = 0.006  # how far into that span to aim: more than what the histogram's model gets wrong
+_MANY_SURVIVORS = 300
 _MAX_EVALUATIONS = 40
 _MAX_NARROWING = 9
 _SWAPS = 200
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Point:
     """All tensors at one lambda."""
 
@@ -28,23 +32,30 @@ class Point:
     step: float
     candidates: tuple[Candidate, ...]
 
-    @property
+    @cached_property
+    def shifts(self) -> Shifts:
+        """The survivors' centroids, over all tensors."""
+        return best_shifts(c.quantized for c in self.candidates)
+
+    @cached_property
     def distortion(self) -> float:
         """Squared error, before float32 rounding."""
-        return sum(candidate.distortion for candidate in self.candidates)
+        return math.fsum(candidate.distortion_with(self.shifts) for candidate in self.candidates)
 
-    @property
+    @cached_property
     def bits(self) -> float:
         """Bits, before the choice of common tables."""
-        return sum(candidate.bits for candidate in self.candidates)
+        return math.fsum(candidate.bits for candidate in self.candidates)
+
+    @property
+    def survivors(self) -> int:
+        """Sparse values in all."""
+        return sum(candidate.indices.size for candidate in self.candidates)
 
     def levels(self) -> Levels:
-        """What to write: the survivors' centroids are taken here, over all tensors."""
-        scaled = [c.scaled for c in self.candidates]
-        magnitudes = [np.abs(c.levels) for c in self.candidates]
-        shifts = best_shifts(np.concatenate(scaled), np.concatenate(magnitudes))
-        tensors = tuple(TensorLevels(c.factors, c.indices, c.levels) for c in self.candidates)
-        return Levels(tensors, self.step, shifts)
+        """What to write."""
+        tensors = tuple(TensorLevels(c.factors, c.indices, c.quantized.levels) for c in self.candidates)
+        return Levels(tensors, self.step, self.shifts)
 
 
 def evaluate(sources: list[TensorSource], log_lambda: float) -> Point:
@@ -62,7 +73,7 @@ def boundary(
     rising: bool,
     span: tuple[float, float],
 ) -> list[Point]:
-    """Points that fit a budget, up to where it is spent.
+    """Points that fit a budget, up to where it is spent, or so little beyond that dropping survivors brings them back.
 
     Args:
         excess: logarithm of what a point takes over what the budget allows; it fits at 0 or below.
@@ -72,7 +83,7 @@ def boundary(
         span: log lambdas to stay within.
 
     Returns:
-        The last two points that fit; empty if none was found.
+        The last two such points; empty if none was found.
     """
     low, high = span
     position = min(max(start, low), high)
@@ -83,11 +94,16 @@ def boundary(
     for _ in range(_MAX_EVALUATIONS):
         point = at(position)
         over = excess(point)
+        many = point.survivors >= _MANY_SURVIVORS
+        # Dropping survivors spends what is left of an error, and saves what is too much of bytes.
+        if many and (-_NEAR < over < _TRIMMED if rising else -_TRIMMED < over <= 0):
+            return [point]
         if over <= 0:
             fitting = [*fitting[-1:], point]
             inside = (position, over)
         else:
             outside = (position, over)
+        aim = over - (AIM if rising else -AIM) if many else over
         if inside is not None and outside is not None:
             gap = outside[0] - inside[0]
             narrowing += 1
@@ -95,13 +111,22 @@ def boundary(
                 break
             # The excess is nearly linear in log lambda, but for jumps in rank: interpolate, yet always cut off some.
             share = -inside[1] / max(outside[1] - inside[1], 1e-300) if math.isfinite(inside[1]) else 0.5
-            position = inside[0] + gap * min(max(share - 0.02, 0.15), 0.85)
+            share = share + 0.01 if many and rising else share - 0.02
+            position = inside[0] + gap * min(max(share, 0.15), 0.85)
+            if many and narrowing <= 3:
+                guess = Model.of(point.candidates, point.log_lambda).shifted(aim, rising=rising)
+                if guess is not None and min(inside[0], outside[0]) < guess < max(inside[0], outside[0]):
+                    position = guess
         else:
             upwards = rising if inside is None else not rising
             if position == (high if upwards else low):
                 break
-            position = min(position + stride, high) if upwards else max(position - stride, low)
-            stride *= 1.6
+            guess = Model.of(point.candidates, point.log_lambda).shifted(aim, rising=rising) if many else None
+            if guess is not None and (guess > position) == upwards:
+                position = min(max(guess, low), high)
+            else:
+                position = min(position + stride, high) if upwards else max(position - stride, low)
+                stride *= 1.6
     return fitting
 
 
@@ -139,7 +164,7 @@ def _swap(
         best, place, swapped = 0.0, -1, None
         for index, (now, source) in enumerate(zip(point.candidates, sources, strict=True)):
             for other in source.seen:
-                if other.levels.size and other.step != point.step:
+                if other.indices.size and other.step != point.step:
                     continue
                 if (value := gain(now, other, room)) > best:
                     best, place, swapped = value, index, other

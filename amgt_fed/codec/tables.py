@@ -20,6 +20,7 @@ from amgt_fed.codec.symbols import FIRST, SYMBOLS
 
 PRECISION = 15  # bits; frequencies of a table sum to 2^15
 TOTAL = 1 << PRECISION
+GAP_TABLES = 256
 _LONGEST = 1024  # levels followed one by one; the tail beyond is left to the least frequency
 # Odds of zero against the rest, half a nat (factor 1.65) apart from 1/20 to 90.
 _ODDS_FIRST, _ODDS_RATIO, _ODDS = 0.05, 1.6487, 16
@@ -31,10 +32,9 @@ _MIXTURES = ((0.0, 1.0), (0.3, 5.0), (0.5, 12.0), (0.2, 40.0))  # share and fact
 
 @dataclass(frozen=True, slots=True)
 class Book:
-    """256 tables: frequencies, running sums (one column more), and what each symbol costs in bits."""
+    """Tables of SYMBOLS columns: frequencies, and what each symbol costs in bits."""
 
     frequency: NDArray[np.int64]
-    cumulative: NDArray[np.int64]
     cost: NDArray[np.float64]
 
     def best(self, histogram: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -83,6 +83,13 @@ def gap_book() -> Book:
     return _normalised(np.array(rows))
 
 
+@cache
+def both_books() -> Book:
+    """The level book's tables, and from row `GAP_TABLES` on the gap book's."""
+    levels, gaps = level_book(), gap_book()
+    return Book(np.concatenate([levels.frequency, gaps.frequency]), np.concatenate([levels.cost, gaps.cost]))
+
+
 def _mixed_gaps(mean: float, share: float, factor: float) -> NDArray[np.int64]:
     return np.asarray(_geometric(mean, 1 - share) + _geometric(mean * factor, share))
 
@@ -109,5 +116,4 @@ def _normalised(mass: NDArray[np.int64]) -> Book:
     frequency = 1 + (mass >> 14) * (TOTAL - SYMBOLS) // np.maximum(total >> 14, 1)
     rows = np.arange(len(mass))
     frequency[rows, np.argmax(frequency, axis=1)] += TOTAL - frequency.sum(axis=1)
-    cumulative = np.concatenate([np.zeros((len(mass), 1), np.int64), np.cumsum(frequency, axis=1)], axis=1)
-    return Book(frequency, cumulative, PRECISION - np.log2(frequency))
+    return Book(frequency, PRECISION - np.log2(frequency))

@@ -15,7 +15,8 @@ import numpy as np
 
 from amgt_fed.codec import body as wire
 from amgt_fed.codec.errors import ImpossibleBudget
-from amgt_fed.codec.interface import Body, Opened
+from amgt_fed.codec.interface import Body, Codec, Opened
+from amgt_fed.codec.pieces import open_body
 from amgt_fed.codec.pipeline import Amgt
 from amgt_fed.codec.quantize import LARGEST_LEVEL, Shifts
 from amgt_fed.layout import Float32Vector, Layout
@@ -23,7 +24,7 @@ from amgt_fed.layout import Float32Vector, Layout
 _ROUNDS = 40
 
 
-class Unbiased(Amgt):
+class Unbiased(Codec):
     """Stochastic rounding under one step, entropy-coded; needs a budget.
 
     The step is found on the expected error or on a first draw's bytes. If a draw still breaks the promise the step
@@ -52,7 +53,7 @@ class Unbiased(Amgt):
         if top == 0:
             return Body(bytes([wire.EMPTY]))
         if max_error == 0 or (max_error == math.inf and max_bytes is None):
-            return super().compress(update, layout, max_error=0, max_bytes=max_bytes, state=None, rng=rng)
+            return Amgt().compress(update, layout, max_error=0, max_bytes=max_bytes, state=None, rng=rng)
         low, high = math.log(top / LARGEST_LEVEL * 2), math.log(max(1e3, update.size) * top)
         seed = int(rng.integers(1 << 62))
         for _ in range(_ROUNDS):
@@ -74,6 +75,10 @@ class Unbiased(Amgt):
                 return Body(data)
             step *= 0.97 if max_bytes is None else 1.03
         raise ImpossibleBudget("no unbiased rounding meets the budget; give more bytes or a larger error")
+
+    def open(self, body: memoryview, layout: Layout) -> Opened:
+        """Read and check everything a body says."""
+        return open_body(body, layout)
 
     def _error(self, data: bytes, update: Float32Vector, layout: Layout) -> float:
         opened: Opened = self.open(memoryview(data), layout)
@@ -99,7 +104,7 @@ def _draw(update: Float32Vector, layout: Layout, step: float, seed: int) -> byte
     for segment in layout.segments:
         part = levels[segment.offset : segment.stop]
         kept = np.flatnonzero(part)
-        tensors.append(wire.TensorLevels(None, kept, part[kept]))
+        tensors.append(wire.TensorLevels(None, kept.astype(np.int32), part[kept].astype(np.int32)))
     if not any(t.levels.size for t in tensors):
         return bytes([wire.EMPTY])
-    return wire.write(wire.Levels(tuple(tensors), step, Shifts(0, 0)))
+    return wire.write(wire.Levels(tuple(tensors), step, Shifts(0, 0)))[0]
