@@ -16,13 +16,15 @@ from amgt_fed.codec.interface import Body, Codec, Opened, gather, squared_error
 from amgt_fed.codec.pieces import LARGEST, SCALE, open_body
 from amgt_fed.codec.predict import Model
 from amgt_fed.codec.scan import squares
-from amgt_fed.codec.search import AIM, Point, boundary, evaluate, relax, spend
+from amgt_fed.codec.search import AIM, MANY_SURVIVORS, Point, boundary, evaluate, look_around, rebuild, relax, spend
 from amgt_fed.codec.tensor import TensorSource, Warm
 from amgt_fed.codec.trim import trim_to_error
 from amgt_fed.codec.written import fewest_bytes, least_error
 from amgt_fed.layout import Float32Vector, Layout
 
 _SMALL, _BIG = 1e-15, 1e15  # largest magnitudes whose squares, summed, float32 holds
+_OUTLOOKS = 4
+_FEW_BITS, _COARSER = 1 << 15, 0.15  # of so small a payload one term is a large part: mixtures are tried at two lambdas
 _PRECISE = 1e-4  # below this share of the energy float32 factors are too coarse
 
 
@@ -127,7 +129,7 @@ class Amgt(Codec):
             start = known.log_lambda
         else:
             start = _first_guess(energy, layout.size, max_error, max_bytes)
-            start = _without_factors(sources, start, max_error, max_bytes)
+            start = _outlook(sources, start, max_error, max_bytes)
         # From all of the energy for a bit, down to steps that float32 itself cannot resolve.
         span = (max(-600.0, math.log(energy) - math.log(layout.size) - 50), math.log(energy) + 5)
 
@@ -141,7 +143,16 @@ class Amgt(Codec):
                 return math.log(max(point.distortion, 1e-300) / limit)
 
             points = boundary(error_excess, at, start, rising=False, span=span)
-            points = [trim_to_error(relax(p, sources, limit), limit) for p in _least(points, lambda p: p.bits)]
+            points = _least(points, lambda p: p.bits)
+            if points and points[0].survivors < MANY_SURVIVORS:
+                look_around(points[0], sources)
+                rebuilt = [rebuild(points[0], sources, limit)]
+                if points[0].bits < _FEW_BITS:
+                    coarser = at(points[0].log_lambda + _COARSER)
+                    look_around(coarser, sources)
+                    rebuilt.append(rebuild(coarser, sources, limit))
+                points = [*points[:1], *(point for point in rebuilt if point is not None)]
+            points = _least([trim_to_error(relax(p, sources, limit), limit) for p in points], lambda p: p.bits)
             best = fewest_bytes(points, update, layout, max_error, at)
             if best is None or len(best.data) > 2 * layout.size:
                 exact = exact or bytes([wire.LOSSLESS]) + lossless.write(update)
@@ -152,7 +163,10 @@ class Amgt(Codec):
                 return math.log(max(point.bits, 1e-3) / room)
 
             points = boundary(byte_excess, at, start, rising=True, span=span)
-            points = [spend(p, sources, room) for p in _least(points, lambda p: p.distortion)]
+            points = _least(points, lambda p: p.distortion)
+            if points and points[0].survivors < MANY_SURVIVORS:
+                look_around(points[0], sources)
+            points = [spend(p, sources, room) for p in points]
             best = least_error(points, update, layout, max_bytes, room, at)
             if best is None:
                 return empty
@@ -190,14 +204,20 @@ def _first_guess(energy: float, size: int, max_error: float, max_bytes: int | No
     return math.log(energy) - math.log(8.0 * max_bytes)
 
 
-def _without_factors(sources: list[TensorSource], start: float, max_error: float, max_bytes: int | None) -> float:
-    """Log lambda that meets the budget by sparse values alone, as far as a histogram tells."""
-    model = Model([source.whole.bins for source in sources], start)
+def _outlook(sources: list[TensorSource], start: float, max_error: float, max_bytes: int | None) -> float:
+    """Log lambda that meets the budget, as far as histograms and singular values tell."""
     rising = max_bytes is not None
-    over = model.excess(8.0 * max_bytes if max_bytes is not None else max_error**2, rising=rising)
-    aim = over - AIM if rising else over + AIM
-    guess = model.shifted(aim, rising=rising)
-    return start if guess is None else guess
+    for _ in range(_OUTLOOKS):
+        bins, factor_bits = zip(*(source.outlook(math.exp(start)) for source in sources), strict=True)
+        model = Model(bins, start, factor_bits=sum(factor_bits))
+        over = model.excess(8.0 * max_bytes if max_bytes is not None else max_error**2, rising=rising)
+        guess = model.shifted(over - AIM if rising else over + AIM, rising=rising)
+        if guess is None:
+            break
+        start, before = guess, start
+        if abs(start - before) < 0.1:
+            break
+    return start
 
 
 def _error(data: bytes, update: Float32Vector, layout: Layout) -> float:

@@ -20,6 +20,7 @@ CHUNK = 1 << 16  # elements worked on at a time: 256 KiB of float32 stay in a co
 LANES = 256
 SHIFT = 18  # bits of a float32's magnitude left out of its bin: 5 of the mantissa stay, 32 bins to a power of two
 NUM_BINS = 1 << (31 - SHIFT)
+BINS_PER_OCTAVE = 1 << (23 - SHIFT)
 _SAMPLED = 1 << 19  # from so many elements on a quarter of every chunk tells the distribution well enough
 
 

@@ -13,14 +13,15 @@ from amgt_fed.codec.quantize import Shifts, best_shifts
 from amgt_fed.codec.survivors import Candidate
 from amgt_fed.codec.tensor import SPARSE_PRICE, TensorSource
 
-_BRACKET = math.log(4.0)
-_CLOSE = 0.002  # in log lambda
+_SLOPE = 0.6  # of log error, and of minus log bytes, by log lambda, where low-rank terms carry most
+_FARTHEST = 2.5  # in log lambda at once
+_CLOSE, _CLOSE_FEW = 0.003, 0.02  # in log lambda; few survivors: a jump in rank lies between, which swaps look into
 _NEAR = 0.003  # in log error or log bytes
 _TRIMMED = 0.02  # the same, where single survivors can be dropped to spend the budget exactly
 AIM = 0.006  # how far into that span to aim: more than what the histogram's model gets wrong
-_MANY_SURVIVORS = 300
+MANY_SURVIVORS = 300
 _MAX_EVALUATIONS = 40
-_MAX_NARROWING = 9
+_MAX_NARROWING = 6
 _SWAPS = 200
 
 
@@ -65,6 +66,12 @@ def evaluate(sources: list[TensorSource], log_lambda: float) -> Point:
     return Point(log_lambda, step, tuple(source.best(lam, step) for source in sources))
 
 
+def look_around(point: Point, sources: list[TensorSource]) -> None:
+    """Have every tensor see its candidates of nearly the same rank at the point's lambda and step."""
+    for candidate, source in zip(point.candidates, sources, strict=True):
+        source.look_around(candidate, math.exp(point.log_lambda), point.step)
+
+
 def boundary(
     excess: Callable[[Point], float],
     at: Callable[[float], Point],
@@ -90,11 +97,11 @@ def boundary(
     inside: tuple[float, float] | None = None
     outside: tuple[float, float] | None = None
     fitting: list[Point] = []
-    stride, narrowing = _BRACKET, 0
+    narrowing, stretch = 0, 1.05
     for _ in range(_MAX_EVALUATIONS):
         point = at(position)
         over = excess(point)
-        many = point.survivors >= _MANY_SURVIVORS
+        many = point.survivors >= MANY_SURVIVORS
         # Dropping survivors spends what is left of an error, and saves what is too much of bytes.
         if many and (-_NEAR < over < _TRIMMED if rising else -_TRIMMED < over <= 0):
             return [point]
@@ -107,12 +114,12 @@ def boundary(
         if inside is not None and outside is not None:
             gap = outside[0] - inside[0]
             narrowing += 1
-            if abs(gap) < _CLOSE or -_NEAR < inside[1] <= 0 or narrowing > _MAX_NARROWING:
+            if abs(gap) < (_CLOSE if many else _CLOSE_FEW) or -2 * _NEAR < inside[1] <= 0 or narrowing > _MAX_NARROWING:
                 break
             # The excess is nearly linear in log lambda, but for jumps in rank: interpolate, yet always cut off some.
             share = -inside[1] / max(outside[1] - inside[1], 1e-300) if math.isfinite(inside[1]) else 0.5
             share = share + 0.01 if many and rising else share - 0.02
-            position = inside[0] + gap * min(max(share, 0.15), 0.85)
+            position = inside[0] + gap * min(max(share, 0.1), 0.9)
             if many and narrowing <= 3:
                 guess = Model.of(point.candidates, point.log_lambda).shifted(aim, rising=rising)
                 if guess is not None and min(inside[0], outside[0]) < guess < max(inside[0], outside[0]):
@@ -125,8 +132,10 @@ def boundary(
             if guess is not None and (guess > position) == upwards:
                 position = min(max(guess, low), high)
             else:
+                # From inside a little too far, so as to come out on the other side, which is then known.
+                stride = min(max(abs(over) / _SLOPE * stretch, 0.01), _FARTHEST)
                 position = min(position + stride, high) if upwards else max(position - stride, low)
-                stride *= 1.6
+                stretch *= 1.5
     return fitting
 
 
@@ -153,13 +162,38 @@ def relax(point: Point, sources: list[TensorSource], max_distortion: float) -> P
     return _swap(point, sources, lambda p: max_distortion - p.distortion, gain)
 
 
+def rebuild(point: Point, sources: list[TensorSource], max_distortion: float) -> Point | None:
+    """From the fewest bits of every tensor up: swap in what saves most error per bit until a budget of error is met.
+
+    Where a single term of one tensor is a large part of the payload, this finds mixtures that no lambda gives.
+    """
+    usable = [[c for c in source.seen if c.step == point.step or not c.indices.size] for source in sources]
+    least = [min([now, *seen], key=lambda c: c.bits) for now, seen in zip(point.candidates, usable, strict=True)]
+    built = Point(point.log_lambda, point.step, tuple(least))
+
+    def gain(now: Candidate, other: Candidate, room: float) -> float:
+        saved, extra = now.distortion - other.distortion, other.bits - now.bits
+        # Never more than is needed: what goes beyond the budget is not worth its bits.
+        return min(saved, -room) / max(extra, 1e-3) if saved > 0 else 0.0
+
+    for _ in range(_SWAPS):
+        if built.distortion <= max_distortion:
+            return relax(built, sources, max_distortion)
+        after = _swap(built, sources, lambda p: max_distortion - p.distortion, gain, swaps=1)
+        if after is built:
+            return None
+        built = after
+    return None
+
+
 def _swap(
     point: Point,
     sources: list[TensorSource],
     room_of: Callable[[Point], float],
     gain: Callable[[Candidate, Candidate, float], float],
+    swaps: int = _SWAPS,
 ) -> Point:
-    for _ in range(_SWAPS):
+    for _ in range(swaps):
         room = room_of(point)
         best, place, swapped = 0.0, -1, None
         for index, (now, source) in enumerate(zip(point.candidates, sources, strict=True)):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from amgt_fed.codec.lowrank import MAX_RANK, Factors, Fit, Subspace, leading, worthwhile
+from amgt_fed.codec.scan import BINS_PER_OCTAVE
 from amgt_fed.codec.survivors import Candidate, Survivors
 from amgt_fed.codec.symbols import SYMBOLS, WIDTH, to_symbols
 from amgt_fed.codec.tables import level_book
@@ -19,7 +20,10 @@ from amgt_fed.layout import Float32Vector
 SPARSE_PRICE, FACTOR_PRICE = 0.1, 0.085
 _SHARES = (0.0, 0.4, 0.7, 1.0)
 _RELEARN = 1.35
-_REFIT = 1.1  # factors serve lambdas within this factor of the one they were rounded for
+# Factors serve lambdas within this factor of the one they were rounded for: where survivors carry most, and where not.
+_REFIT, _REFIT_OFTEN = 1.1, 1.002
+_SURVIVOR_BITS = 8
+_COEFFICIENT_BITS = 2.0
 _KEPT_SURVIVORS = 2000
 _ROWS = 1 << 16  # elements of a product that are made at a time
 TERM_BYTES = 3  # unit, and one table for each factor
@@ -40,6 +44,12 @@ class _Made:
     factors: Factors
     bits: float
     rest: Survivors
+    survivors: int = 0
+
+    @property
+    def reach(self) -> float:
+        """How far lambda may move before the factors are rounded anew."""
+        return _REFIT if _SURVIVOR_BITS * self.survivors > self.bits else _REFIT_OFTEN
 
 
 class TensorSource:
@@ -92,6 +102,30 @@ class TensorSource:
             self._learned, self._share = lam, (made.rank / expected if made and expected else 0.0 if expected else 1.0)
         return best
 
+    def outlook(self, lam: float) -> tuple[NDArray[np.float64], float]:
+        """About what `scan.histogram` of the residual would be at this lambda, and the bits of the terms before it.
+
+        The residual is taken to look like the tensor itself, only smaller by the energy of the terms.
+        """
+        if self.matrix is None or not (expected := self._expected(lam)) or self._space is None:
+            return self.whole.bins, 0.0
+        rounding = expected * sum(self.matrix.shape) * lam / FACTOR_PRICE / 12
+        left = 1 - (float(np.sum(self._space.values[:expected] ** 2)) - rounding) / self.energy
+        down = round(BINS_PER_OCTAVE / 2 * -math.log2(min(max(left, 1e-6), 1.0)))
+        bins = np.append(self.whole.bins[down:], np.zeros(down))
+        bins[0] += self.whole.bins[:down].sum()
+        return bins, expected * (_COEFFICIENT_BITS * sum(self.matrix.shape) + 8 * TERM_BYTES)
+
+    def look_around(self, chosen: Candidate, lam: float, sparse_step: float) -> None:
+        """See what a term or two less or more would give at this lambda; does nothing for a vector."""
+        if self.matrix is None or self._space is None:
+            return
+        rank = chosen.factors.rank if chosen.factors else 0
+        most = min(rank_limit(self.matrix.shape), len(self._space.values))
+        for other in (rank - 1, rank + 1, rank + 2):
+            if 0 <= other <= most:
+                self.seen.append(self._at_rank(other, lam, sparse_step)[0])
+
     def _expected(self, lam: float) -> int:
         if self.matrix is None:
             return 0
@@ -110,11 +144,12 @@ class TensorSource:
         if rank == 0 or self.matrix is None or self._space is None:
             return self.whole.at(lam, sparse_step), None
         made = self._made
-        if made is None or made.rank != rank or not 1 / _REFIT < lam / made.lam < _REFIT:
+        if made is None or made.rank != rank or not 1 / made.reach < lam / made.lam < made.reach:
             step = math.sqrt(lam / FACTOR_PRICE)
             factors = Fit(self.matrix, self._space, rank, step, FACTOR_PRICE).factors(rank)
             made = _Made(rank, lam, factors, factor_bits(factors), Survivors(_residual(self.matrix, factors)))
-        return made.rest.at(lam, sparse_step).with_factors(made.factors, made.bits), made
+        candidate = made.rest.at(lam, sparse_step).with_factors(made.factors, made.bits)
+        return candidate, replace(made, survivors=candidate.indices.size)
 
 
 def _residual(matrix: NDArray[np.float32], factors: Factors) -> Float32Vector:
