@@ -43,48 +43,56 @@ void amgt_histogram(const float *x, int64_t n, int64_t taken, int64_t shift, uin
     for (int64_t i = 0; i < num_bins; i++) bins[i] += other[i];
 }
 
+/* The lowest set bit of a mask that is not 0. */
+static int lowest(uint32_t mask) {
+#if defined(__GNUC__)
+    return __builtin_ctz(mask);
+#else
+    int place = 0;
+    while (!(mask >> place & 1)) place++;
+    return place;
+#endif
+}
+
 /* Places and values of |x| >= threshold, and the squares of the rest in lanes: scan.select. Counts on beyond `room`. */
 int64_t amgt_select(const float *x, int64_t n, float threshold, int64_t room, int32_t *indices, float *values,
                     double *lanes) {
-    const uint32_t least = magnitude_bits(threshold), lift = 0x80000000u - least;
+    const uint32_t lift = 0x80000000u - magnitude_bits(threshold); /* lifts what reaches it into the top bit */
     int64_t found = 0;
     for (int64_t first = 0; first < n; first += CHUNK) {
         const int64_t count = n - first < CHUNK ? n - first : CHUNK;
-        const float *chunk = x + first;
         double part[LANES] = {0};
-        for (int64_t row = 0; row < count; row += LANES) {
-            const int64_t length = count - row < LANES ? count - row : LANES;
-            float small[LANES] = {0};
-            memcpy(small, chunk + row, (size_t)length * sizeof(float));
-            for (int j = 0; j < LANES; j++) {
-                uint32_t bits;
-                memcpy(&bits, small + j, sizeof bits);
-                /* All ones where the magnitude is below the threshold, zeros elsewhere. */
-                bits &= (uint32_t)((int32_t)((bits & 0x7fffffffu) - least) >> 31);
-                memcpy(small + j, &bits, sizeof bits);
+        for (int64_t row = first; row < first + count; row += LANES) {
+            float copy[LANES], small[LANES];
+            const float *from = x + row;
+            if (first + count - row < LANES) { /* the last row: zeros beyond its end, which reach no threshold */
+                memset(copy, 0, sizeof copy);
+                memcpy(copy, from, (size_t)(first + count - row) * sizeof(float));
+                from = copy;
+            }
+            uint32_t any[LANES / BLOCK];
+            for (int b = 0; b < LANES / BLOCK; b++) {
+                uint32_t seen = 0;
+                for (int j = b * BLOCK; j < (b + 1) * BLOCK; j++) {
+                    uint32_t bits;
+                    memcpy(&bits, from + j, sizeof bits);
+                    const uint32_t lifted = (bits & 0x7fffffffu) + lift;
+                    seen |= lifted;
+                    bits &= (lifted >> 31) - 1u; /* all ones below the threshold, zeros from it on */
+                    memcpy(small + j, &bits, sizeof bits);
+                }
+                any[b] = seen >> 31;
             }
             for (int j = 0; j < LANES; j++) part[j] += (double)small[j] * (double)small[j];
-            for (int64_t block = row; block < row + length; block += BLOCK) {
-                const int64_t end = block + BLOCK < row + length ? block + BLOCK : row + length;
-                uint32_t any = 0;
-                if (end - block == BLOCK)
-                    for (int j = 0; j < BLOCK; j++) any |= magnitude_bits(chunk[block + j]) + lift;
-                else
-                    any = 0x80000000u;
-                if (!(any >> 31)) continue;
-                if (found + BLOCK <= room) {
-                    for (int64_t i = block; i < end; i++) {
-                        indices[found] = (int32_t)(first + i);
-                        values[found] = chunk[i];
-                        found += (magnitude_bits(chunk[i]) + lift) >> 31;
-                    }
-                    continue;
+            for (int b = 0; b < LANES / BLOCK; b++) {
+                if (!any[b]) continue;
+                uint32_t mask = 0;
+                for (int j = 0; j < BLOCK; j++) mask |= (magnitude_bits(from[b * BLOCK + j]) + lift) >> 31 << j;
+                for (; mask; mask &= mask - 1) {
+                    const int j = b * BLOCK + lowest(mask);
+                    if (found < room) indices[found] = (int32_t)(row + j), values[found] = from[j];
+                    found++;
                 }
-                for (int64_t i = block; i < end; i++)
-                    if (magnitude_bits(chunk[i]) >= least) {
-                        if (found < room) indices[found] = (int32_t)(first + i), values[found] = chunk[i];
-                        found++;
-                    }
             }
         }
         for (int j = 0; j < LANES; j++) lanes[j] += part[j];

@@ -130,7 +130,7 @@ class Fit:
     """
 
     def __init__(self, matrix: NDArray[np.float32], space: Subspace, rank: int, step: float, price: float) -> None:
-        self._step, self._price = step, price
+        self.rank, self.step, self._price = rank, step, price
         scaled = space.left[:rank].astype(np.float64) * (space.values[:rank, None] / step)
         self._left = quantize_rows(scaled, price)
         # float32 where the terms come from float32: their own error is larger than that of this product.
@@ -144,7 +144,7 @@ class Fit:
         gram = grid @ grid.T
         fitted = np.linalg.pinv(gram, rcond=1e-10, hermitian=True) @ self._projected[rows]
         # A factor's step such that |u_k| times it is `step`: unit_k = step / |u_k|, rounded to what is sent.
-        unit = self._step / np.sqrt(np.diag(gram))
+        unit = self.step / np.sqrt(np.diag(gram))
         fraction, exponent = np.frexp(unit)
         mantissa = np.clip(np.round(fraction * 16), 8, 15).astype(np.int64)
         exponent = exponent.astype(np.int64) - 4

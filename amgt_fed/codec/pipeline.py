@@ -24,6 +24,8 @@ from amgt_fed.layout import Float32Vector, Layout
 
 _SMALL, _BIG = 1e-15, 1e15  # largest magnitudes whose squares, summed, float32 holds
 _OUTLOOKS = 4
+_UNSPENT = 0.004  # share of a budget of error that is worth looking for a use
+_NEARLY = 1.003  # estimates of bits this near are settled by writing both
 _FEW_BITS, _COARSER = 1 << 15, 0.15  # of so small a payload one term is a large part: mixtures are tried at two lambdas
 _PRECISE = 1e-4  # below this share of the energy float32 factors are too coarse
 
@@ -144,7 +146,8 @@ class Amgt(Codec):
 
             points = boundary(error_excess, at, start, rising=False, span=span)
             points = _least(points, lambda p: p.bits)
-            if points and points[0].survivors < MANY_SURVIVORS:
+            unspent = points and points[0].distortion < (1 - _UNSPENT) * limit
+            if points and points[0].survivors < MANY_SURVIVORS and (unspent or points[0].bits < _FEW_BITS):
                 look_around(points[0], sources)
                 rebuilt = [rebuild(points[0], sources, limit)]
                 if points[0].bits < _FEW_BITS:
@@ -153,6 +156,8 @@ class Amgt(Codec):
                     rebuilt.append(rebuild(coarser, sources, limit))
                 points = [*points[:1], *(point for point in rebuilt if point is not None)]
             points = _least([trim_to_error(relax(p, sources, limit), limit) for p in points], lambda p: p.bits)
+            if points and points[-1].bits > _NEARLY * points[0].bits:
+                points = points[:1]
             best = fewest_bytes(points, update, layout, max_error, at)
             if best is None or len(best.data) > 2 * layout.size:
                 exact = exact or bytes([wire.LOSSLESS]) + lossless.write(update)
@@ -215,7 +220,7 @@ def _outlook(sources: list[TensorSource], start: float, max_error: float, max_by
         if guess is None:
             break
         start, before = guess, start
-        if abs(start - before) < 0.1:
+        if abs(start - before) < 0.1 or not any(factor_bits):
             break
     return start
 

@@ -21,6 +21,7 @@ from amgt_fed.layout import Float32Vector
 GRID = 16
 MAX_SHIFT = 7  # shifts are -8 to 7
 LARGEST_LEVEL = (1 << 26) - 1
+_MANY = 1 << 12  # of so many levels the values are looked up
 ROUNDING = 0.42  # below a half: levels above 1 also give way a little to those below, which cost fewer bits
 
 
@@ -40,6 +41,8 @@ def dequantize(levels: NDArray[np.integer[Any]], step: float, shifts: Shifts) ->
         step: exactly representable as float32, so that level times step is exact in float64.
         shifts: the same the encoder chose.
     """
+    if levels.size > _MANY and (top := max(int(levels.max()), -int(levels.min()))) <= _MANY // 4:
+        return dequantize(np.arange(-top, top + 1), step, shifts)[levels + top]
     magnitude = np.abs(levels.astype(np.int64))
     grid = GRID * magnitude + np.where(magnitude == 1, shifts.first, shifts.others)
     with np.errstate(over="ignore"):
@@ -136,4 +139,4 @@ def best_shifts(parts: Iterable[Quantized]) -> Shifts:
 
 
 def _on_grid(total: float, count: int, default: int) -> int:
-    return int(np.clip(round(GRID * total / count), -MAX_SHIFT - 1, MAX_SHIFT)) if count else default
+    return max(-MAX_SHIFT - 1, min(MAX_SHIFT, round(GRID * total / count))) if count else default

@@ -73,23 +73,23 @@ def encode(symbols: NDArray[np.uint8], runs: Runs, log2_lanes: int) -> bytes:
         )  # fmt: skip
         return states.astype("<u4").tobytes() + words[words.size - used :].astype("<u2").tobytes()
     frequency, start = runs.frequency.reshape(-1), runs.start.reshape(-1)
-    ends = np.cumsum(runs.lengths)
+    entry = np.repeat((SYMBOLS * runs.rows).astype(np.int32), runs.lengths)
+    entry += symbols
     if log2_lanes == 0:
-        entry = symbols + SYMBOLS * np.repeat(runs.rows, runs.lengths)
         return _encode_one(frequency[entry], start[entry])
     state = np.full(lanes, _LOW, np.int64)
     emitted: list[NDArray[np.uint16]] = []
-    lane = np.arange(lanes)
+    room = frequency << (32 - PRECISION)
     for first in range((symbols.size - 1) // lanes * lanes, -1, -lanes):
-        chosen = symbols[first : first + lanes]
-        entry = chosen + SYMBOLS * runs.rows[np.searchsorted(ends, first + lane[: chosen.size], side="right")]
-        f, c = frequency[entry], start[entry]
+        chosen = entry[first : first + lanes]
+        f, c = frequency[chosen], start[chosen]
         x = state[: f.size]
-        full = x >= f << (32 - PRECISION)
-        emitted.append((x & 0xFFFF)[full].astype(np.uint16))
-        x = np.where(full, x >> 16, x)
-        quotient = x // f
-        state[: f.size] = (quotient << PRECISION) + (x - quotient * f) + c
+        full = np.flatnonzero(x >= room[chosen])
+        emitted.append(x[full].astype(np.uint16))  # the lower 16 bits
+        x[full] >>= 16
+        # float64 divides sooner, and exactly: a quotient below 2^32 and a remainder of 2^-15 take 47 bits.
+        quotient = (x / f).astype(np.int64)
+        x += quotient * (TOTAL - f) + c
     words = np.concatenate(emitted[::-1]) if emitted else np.zeros(0, np.uint16)
     return state.astype("<u4").tobytes() + words.astype("<u2").tobytes()
 

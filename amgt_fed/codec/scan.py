@@ -21,7 +21,7 @@ LANES = 256
 SHIFT = 18  # bits of a float32's magnitude left out of its bin: 5 of the mantissa stay, 32 bins to a power of two
 NUM_BINS = 1 << (31 - SHIFT)
 BINS_PER_OCTAVE = 1 << (23 - SHIFT)
-_SAMPLED = 1 << 19  # from so many elements on a quarter of every chunk tells the distribution well enough
+_SAMPLED = ((1 << 19, 4), (1 << 21, 8))  # from so many elements on such a part of every chunk tells enough
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def squared_difference(left: Float32Vector, right: Float32Vector) -> float:
 
 def histogram(vector: Float32Vector) -> NDArray[np.float64]:
     """How many magnitudes fall on each bin of 1/32 octave, shape (NUM_BINS,); of long vectors an estimate."""
-    taken = CHUNK if vector.size < _SAMPLED else CHUNK // 4
+    taken = CHUNK // max((part for least, part in _SAMPLED if vector.size >= least), default=1)
     if (kernel := kernel_for(vector.size)) is not None:
         values = owned(vector, np.float32)
         both = np.zeros(2 * NUM_BINS, np.uint32)

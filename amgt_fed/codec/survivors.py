@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +16,12 @@ from amgt_fed.codec.symbols import WIDTH, gap_symbols, level_symbols
 from amgt_fed.codec.tables import gap_book, level_book
 from amgt_fed.layout import Float32Vector
 
-_SPARE = 0.96  # values are taken from a little below the threshold, to serve the next lambda without a pass
+_SPARE = 0.98  # values are taken from a little below the threshold, to serve the next lambda without a pass
 _WORTH_SPARING = 1 << 15
 _HEAD_BITS = 24  # of a tensor with survivors: rank, count and table
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Candidate:
     """One way to send a tensor. Distortion and bits are the search's measure; the payload's own are taken later."""
 
@@ -38,7 +39,7 @@ class Candidate:
         """Places of the survivors, increasing."""
         return self.selection.indices
 
-    @property
+    @cached_property
     def distortion(self) -> float:
         """Squared error with the reconstruction points that suit this tensor."""
         return self.distortion_with(best_shifts([self.quantized]))
@@ -59,11 +60,18 @@ class Candidate:
         """The same with only some of the survivors."""
         old = self.selection
         values = old.values[kept]
-        rest = old.rest + squares(old.values[~kept])
-        before = sparse_bits(old.indices, self.quantized.levels)
+        gone = old.values[~kept]
+        rest = old.rest + squares(gone)
         selection = Selection(old.threshold, old.indices[kept], values, rest)
-        quantized = quantize(values, self.step)
-        bits = self.bits - before + sparse_bits(selection.indices, quantized.levels)
+        now, less = self.quantized, quantize(gone, self.step)
+        quantized = Quantized(
+            now.levels[kept],
+            now.ones - less.ones,
+            now.first - less.first,
+            now.others - less.others,
+            now.squares - less.squares,
+        )
+        bits = self.factor_bits + sparse_bits(selection.indices, quantized.levels)
         return replace(self, selection=selection, quantized=quantized, bits=bits)
 
 

@@ -66,6 +66,7 @@ class TensorSource:
         self._warm, self._precise = warm, precise
         self._learned, self._share = 0.0, warm.share if warm else 1.0
         self._made: _Made | None = None
+        self._fit: Fit | None = None
         if (sides := matrix_shape(shape)) is not None and energy > 0:
             self.matrix = values.reshape(sides)
 
@@ -90,6 +91,7 @@ class TensorSource:
         ranks = sorted({math.ceil(share * expected) for share in shares}, reverse=True)
         best: Candidate | None = None
         made: _Made | None = None
+        self._fit = None
         for rank in ranks:
             candidate, of = self._at_rank(rank, lam, sparse_step)
             # Long lists of survivors are not kept: they fit one step only, and would outgrow the update.
@@ -122,7 +124,7 @@ class TensorSource:
             return
         rank = chosen.factors.rank if chosen.factors else 0
         most = min(rank_limit(self.matrix.shape), len(self._space.values))
-        for other in (rank - 1, rank + 1, rank + 2):
+        for other in (rank + 2, rank + 1, rank - 1):
             if 0 <= other <= most:
                 self.seen.append(self._at_rank(other, lam, sparse_step)[0])
 
@@ -146,7 +148,9 @@ class TensorSource:
         made = self._made
         if made is None or made.rank != rank or not 1 / made.reach < lam / made.lam < made.reach:
             step = math.sqrt(lam / FACTOR_PRICE)
-            factors = Fit(self.matrix, self._space, rank, step, FACTOR_PRICE).factors(rank)
+            if self._fit is None or self._fit.rank < rank or self._fit.step != step:
+                self._fit = Fit(self.matrix, self._space, rank, step, FACTOR_PRICE)
+            factors = self._fit.factors(rank)
             made = _Made(rank, lam, factors, factor_bits(factors), Survivors(_residual(self.matrix, factors)))
         candidate = made.rest.at(lam, sparse_step).with_factors(made.factors, made.bits)
         return candidate, replace(made, survivors=candidate.indices.size)

@@ -11,8 +11,8 @@ from amgt_fed.codec.quantize import GRID
 from amgt_fed.codec.search import Point
 
 # Survivors below so many thresholds are looked at, more of them if that was not enough; all of them are on level 1.
-_REACHES = (1.01, 1.02, 1.04, 1.08)
-_SPENT = 1e-4  # of the budget may be left
+_REACHES = (1.015, 1.03, 1.06, 1.1)
+_SPENT = 5e-4  # of the budget may be left
 
 
 def trim_to_error(point: Point, max_distortion: float) -> Point:
@@ -25,7 +25,9 @@ def trim_to_error(point: Point, max_distortion: float) -> Point:
         def count_of(added: NDArray[np.float64], saved: NDArray[np.float64], room: float = room) -> int:
             return int(np.searchsorted(np.cumsum(added), room, "right"))
 
-        point = _drop(point, reach, count_of)
+        point, all_of_them = _drop(point, reach, count_of)
+        if not all_of_them:
+            break
     return point
 
 
@@ -39,12 +41,18 @@ def trim_to_bits(point: Point, max_bits: float) -> Point:
         def count_of(added: NDArray[np.float64], saved: NDArray[np.float64], least: float = excess) -> int:
             return int(np.searchsorted(np.cumsum(saved), least)) + 1
 
-        point = _drop(point, reach, count_of)
+        point, _ = _drop(point, reach, count_of)
     return point
 
 
-def _drop(point: Point, reach: float, count_of: Callable[[NDArray[np.float64], NDArray[np.float64]], int]) -> Point:
-    """Drop as many of the least useful survivors as `count_of(error added, bits saved)` says, both in that order."""
+def _drop(
+    point: Point, reach: float, count_of: Callable[[NDArray[np.float64], NDArray[np.float64]], int]
+) -> tuple[Point, bool]:
+    """Drop as many of the least useful survivors as `count_of(error added, bits saved)` says, both in that order.
+
+    Returns:
+        What is left, and whether all that were looked at are gone.
+    """
     centroid = 1 + point.shifts.first / GRID
     pools, added, saved = [], [], []
     for candidate in point.candidates:
@@ -60,7 +68,7 @@ def _drop(point: Point, reach: float, count_of: Callable[[NDArray[np.float64], N
     order = np.argsort(all_added / all_saved)
     count = count_of(all_added[order], all_saved[order]) if order.size else 0
     if count <= 0:
-        return point
+        return point, order.size == 0
     dropped = np.zeros(order.size, np.bool_)
     dropped[order[:count]] = True
     candidates, first = [], 0
@@ -72,4 +80,4 @@ def _drop(point: Point, reach: float, count_of: Callable[[NDArray[np.float64], N
             kept[gone] = False
             candidate = candidate.keeping(kept)
         candidates.append(candidate)
-    return Point(point.log_lambda, point.step, tuple(candidates))
+    return Point(point.log_lambda, point.step, tuple(candidates)), count >= order.size
