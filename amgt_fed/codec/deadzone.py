@@ -25,6 +25,7 @@ _ROUNDING = 0.6  # |x| / step must reach 1 - this share above a level's lower ed
 _MAX_LEVEL = 127
 _GAP_ESCAPE = 255
 _SEARCH_STEPS = 24
+_LARGEST = 3.4e38  # of float32
 
 
 class Deadzone(Codec):
@@ -53,11 +54,12 @@ class Deadzone(Codec):
                 raise ImpossibleBudget("deadzone needs a body of 1 byte; the budget leaves none")
             return Body(_EMPTY)
         best: bytes | None = None
-        low, high = math.log(largest / _MAX_LEVEL), math.log(2.5 * largest)
+        low, high = math.log(largest / _MAX_LEVEL), math.log(min(2.5 * largest, _LARGEST))
         for _ in range(_SEARCH_STEPS):
             middle = (low + high) / 2
             data, error = _quantized(update, math.exp(middle))
-            if (error <= max_error) if max_bytes is None else (len(data) <= max_bytes):
+            # A step whose levels leave float32 has an infinite error: too coarse for any budget, if not for its bytes.
+            if (error <= max_error) if max_bytes is None else (len(data) <= max_bytes and error < math.inf):
                 best = data if best is None or max_bytes is not None or len(data) < len(best) else best
                 low, high = (middle, high) if max_bytes is None else (low, middle)
             else:
@@ -124,10 +126,11 @@ def _quantized(update: Float32Vector, step: float) -> tuple[bytes, float]:
     values = _reconstruct(signed, step32, offsets[0], offsets[1])
     if not np.isfinite(values).all():
         return data, math.inf
-    lost = squared_norm(update) - float(np.dot(kept, kept))
     difference = values.astype(np.float64) - update[survivors]
-    # The loss is a difference of large sums; a hair is added so that rounding cannot hide an excess.
-    return data, math.sqrt(max(0.0, lost) + float(np.dot(difference, difference))) * (1 + 1e-9)
+    # What was dropped is summed by itself: as the difference of two large sums it would drown in their rounding.
+    rest = update.copy()
+    rest[survivors] = 0
+    return data, math.sqrt(squared_norm(rest) + float(np.dot(difference, difference))) * (1 + 1e-9)
 
 
 def _reconstruct(signed: NDArray[np.int8], step: Any, first: Any, others: Any) -> Float32Vector:

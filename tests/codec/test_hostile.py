@@ -1,6 +1,7 @@
 """Damaged and made-up payloads are decoded or refused with CodecError, quickly and in bounded memory."""
 
 import importlib.util
+import sys
 import time
 import tracemalloc
 from pathlib import Path
@@ -24,6 +25,7 @@ def fuzz() -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up there
     spec.loader.exec_module(module)
     return module
 
