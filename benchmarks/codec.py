@@ -1,6 +1,10 @@
 """Every codec on real updates and synthetic vectors: bits, error, speed, memory. `python benchmarks/codec.py`.
 
---json FILE   write all rows; --quick: two nets, one stage; --plot FILE: rate-distortion curves (SVG or PNG).
+--json FILE   write all rows; --quick: one net, one stage; --plot FILE: rate-distortion curves (SVG or PNG).
+
+Five nets are trained here by SGD and by AMGT, and give an update early, midway and late; three synthetic vectors have
+no structure. SZ3 and ZFP are rows where pysz and zfpy are installed. The last table asks every tensor of every update,
+by itself, whether the pipeline ever takes more than the plain dead zone.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from codec_outside import Outside, outside
 from codec_updates import NETS, Update, make_updates
 
 from amgt_fed.codec import ImpossibleBudget, Layout, RelativeError, decode_into, get_codec
@@ -41,7 +46,7 @@ def synthetic(size: int) -> Iterator[Update]:
 
 
 def measure(update: Update, codec: str, parameters: dict[str, Any], budget: RelativeError | None) -> dict[str, Any]:
-    """One row; times are the better of two, memory is numpy's peak beyond the update, in models."""
+    """One row; times are the better of two, memory is numpy's peak beyond the update and the sum, in models."""
     made = get_codec(codec, **parameters)
     encode_s = decode_s = math.inf
     for _ in range(2):
@@ -54,21 +59,65 @@ def measure(update: Update, codec: str, parameters: dict[str, Any], budget: Rela
         decode_s = min(decode_s, time.perf_counter() - start)
     tracemalloc.start()
     made.encode(update.vector, update.layout, budget)
-    peak = tracemalloc.get_traced_memory()[1]
+    encode_peak = tracemalloc.get_traced_memory()[1]
+    before = tracemalloc.get_traced_memory()[0]
+    tracemalloc.reset_peak()
+    decode_into(encoded.payload, update.layout, out, 1.0)
+    decode_peak = tracemalloc.get_traced_memory()[1] - before
     tracemalloc.stop()
     size = 4 * update.layout.size
     label = codec + "".join(f" {value}" for value in parameters.values())
+    row = _row(update, label, encoded.nmse, len(encoded.payload), encode_s, decode_s)
+    row |= {"encode_memory_models": encode_peak / size, "decode_memory_models": decode_peak / size}
+    return row | {"asked_nmse": budget.nmse if budget else None}
+
+
+def measure_outside(update: Update, codec: Outside, nmse: float) -> dict[str, Any]:
+    """The same of another library's codec; its memory is not numpy's and is not seen."""
+    bound = codec.widest(update.vector, nmse)
+    encode_s = decode_s = math.inf
+    for _ in range(2):
+        start = time.perf_counter()
+        data = codec.compress(update.vector, bound)
+        encode_s = min(encode_s, time.perf_counter() - start)
+        start = time.perf_counter()
+        back = codec.decompress(data, update.layout.size)
+        decode_s = min(decode_s, time.perf_counter() - start)
+    lost, all_of_it = back.astype(np.float64) - update.vector, update.vector.astype(np.float64)
+    reached = float(np.dot(lost, lost) / np.dot(all_of_it, all_of_it))
+    return _row(update, codec.name, reached, len(data), encode_s, decode_s) | {"asked_nmse": nmse}
+
+
+def _row(update: Update, codec: str, nmse: float, size: int, encode_s: float, decode_s: float) -> dict[str, Any]:
+    whole = 4 * update.layout.size
     return {
         "update": update.name,
-        "codec": label,
-        "nmse": encoded.nmse,
-        "asked_nmse": budget.nmse if budget else None,
-        "bytes": len(encoded.payload),
-        "bits": encoded.bits_per_parameter,
-        "encode_gb_s": size / encode_s / 1e9,
-        "decode_gb_s": size / decode_s / 1e9,
-        "encode_memory_models": peak / size,
+        "parameters": update.layout.size,
+        "codec": codec,
+        "nmse": nmse,
+        "asked_nmse": None,
+        "bytes": size,
+        "bits": 8 * size / update.layout.size,
+        "encode_gb_s": whole / encode_s / 1e9,
+        "decode_gb_s": whole / decode_s / 1e9,
+        "encode_memory_models": None,
+        "decode_memory_models": None,
     }
+
+
+def against_dead_zone(update: Update) -> Iterator[dict[str, Any]]:
+    """Bytes of every tensor by itself, by the pipeline and by the plain dead zone."""
+    for segment, values in update.layout.views(update.vector):
+        if not values.any():
+            continue
+        alone = Layout.from_shapes({segment.name: segment.shape})
+        for nmse in ERRORS:
+            mine, plain = (
+                len(get_codec(name).encode(values.copy(), alone, RelativeError(nmse)).payload)
+                for name in ("amgt", "deadzone")
+            )
+            yield {"update": update.name, "tensor": segment.name, "shape": list(segment.shape), "asked_nmse": nmse,
+                   "amgt_bytes": mine, "deadzone_bytes": plain}  # fmt: skip
 
 
 def entropy_at(vector: Float32Vector, nmse: float) -> float:
@@ -98,10 +147,15 @@ def entropy_at(vector: Float32Vector, nmse: float) -> float:
 
 
 def rows_of(updates: Iterable[Update]) -> Iterator[dict[str, Any]]:
+    others, missing = outside()
+    for package in missing:
+        print(f"{package} is not installed: its rows are left out (pip install {package})")
     for update in updates:
         for nmse in ERRORS:
             for codec in ("amgt", "deadzone", "unbiased"):
                 yield measure(update, codec, {}, RelativeError(nmse))
+            for other in others:
+                yield measure_outside(update, other, nmse)
             bound = {"update": update.name, "asked_nmse": nmse, "nmse": nmse}
             yield bound | {"codec": "order-0 entropy", "bits": entropy_at(update.vector, nmse)}
             yield bound | {"codec": "Gaussian bound", "bits": 0.5 * math.log2(1 / nmse)}
@@ -133,13 +187,30 @@ def print_tables(rows: list[dict[str, Any]]) -> None:
             peer = best_peer(rows, update, nmse)
             cells.append(f"{mine['bits']:.4f} ({peer['bits'] / mine['bits']:.1f}x {peer['codec']})")
         print(f"| {update} | " + " | ".join(cells) + " |")
-    print("\n## All codecs on the first update\n")
-    print("| codec | bits | nmse | encode GB/s | decode GB/s | memory, models |")
-    print("|---|---|---|---|---|---|")
-    for row in rows:
-        if row["update"] == rows[0]["update"] and "bytes" in row:
-            print(f"| {row['codec']} | {row['bits']:.4f} | {row['nmse']:.4f} | {row['encode_gb_s']:.3f} | "
-                  f"{row['decode_gb_s']:.3f} | {row['encode_memory_models']:.1f} |")  # fmt: skip
+    names = list(dict.fromkeys(row["update"] for row in rows))
+    for name in [n for n in names if n.endswith("middle")] or names[:1]:
+        print(f"\n## All codecs on {name}\n")
+        print("| codec | bits | nmse | encode GB/s | decode GB/s | memory of encoding, models | of decoding |")
+        print("|---" * 7 + "|")
+        for row in rows:
+            if row["update"] == name and "bytes" in row:
+                memory = [f"{row[k]:.1f}" if row.get(k) is not None else "not seen" for k in
+                          ("encode_memory_models", "decode_memory_models")]  # fmt: skip
+                print(f"| {row['codec']} | {row['bits']:.4f} | {row['nmse']:.4f} | {row['encode_gb_s']:.3f} | "
+                      f"{row['decode_gb_s']:.3f} | {' | '.join(memory)} |")  # fmt: skip
+
+
+def print_tensors(tensors: list[dict[str, Any]]) -> None:
+    print("\n## Bytes of the pipeline over those of the plain dead zone: whole updates' tensors, each by itself\n")
+    print("| update | tensors | least | median | most | above 1.01 | the most is of |")
+    print("|---" * 7 + "|")
+    for name in dict.fromkeys(row["update"] for row in tensors):
+        mine = [row for row in tensors if row["update"] == name]
+        ratios = [row["amgt_bytes"] / row["deadzone_bytes"] for row in mine]
+        worst = mine[int(np.argmax(ratios))]
+        print(f"| {name} | {len({row['tensor'] for row in mine})} | {min(ratios):.3f} | {np.median(ratios):.3f} | "
+              f"{max(ratios):.3f} | {sum(ratio > 1.01 for ratio in ratios)} of {len(ratios)} | "
+              f"{worst['tensor']} at {worst['asked_nmse']}, {worst['amgt_bytes']} bytes |")  # fmt: skip
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
@@ -188,12 +259,12 @@ def main() -> None:
         updates += list(synthetic(1 << 16))
     else:
         updates = [*make_updates(tuple(arguments.nets)), *synthetic(1 << 20)]
-    rows: list[dict[str, Any]] = []
-    for row in rows_of(updates):
-        rows.append(row)
+    rows = list(rows_of(updates))
+    tensors = [row for update in updates for row in against_dead_zone(update)]
     if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+        arguments.json.write_text(json.dumps({"codecs": rows, "tensors": tensors}, indent=1) + "\n")
     print_tables(rows)
+    print_tensors(tensors)
     if arguments.plot:
         plot(rows, arguments.plot)
 
