@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from amgt_fed.codec import Codec, CodecError, codec_names, get_codec
+from amgt_fed.codec.subspace import SubspaceCodec
 from amgt_fed.config import RunConfig, check_together, from_flat, merge
 from amgt_fed.config.schema import Scalar
 from amgt_fed.errors import ConfigError, TaskError
@@ -21,6 +22,7 @@ from amgt_fed.federated.server import Downlink
 from amgt_fed.federated.server_optimizer import OptimizerSettings
 from amgt_fed.flower.generators import seeded_generators
 from amgt_fed.schedules import InverseTime
+from amgt_fed.subspace import Subspace
 from amgt_fed.tasks import FlatModel, LocalSettings, Task, TaskSettings, find_task, load_task
 
 DATA_VARIABLE = "AMGT_DATA"
@@ -57,23 +59,55 @@ class Setup:
             threshold=client.threshold,
             weight_decay=client.weight_decay,
             prox_mu=client.prox_mu,
+            subspace=self.subspace(round),
         )
+
+    def subspace(self, round: int) -> Subspace | None:
+        """The directions in which matrices move in `round`, where updates travel in a subspace.
+
+        Raises:
+            ConfigError: keys that do not go with it.
+        """
+        config = self.config
+        uplink, downlink = self.compression().codec, self.downlink().codec
+        if not isinstance(uplink, SubspaceCodec):
+            if isinstance(downlink, SubspaceCodec):
+                raise ConfigError(
+                    f"codec.downlink is {config.codec.downlink!r} and codec.uplink {config.codec.uplink!r}: the "
+                    "step lies in the round's subspace only if the updates do; set both"
+                )
+            return None
+        rank = uplink.subspace.rank
+        if isinstance(downlink, SubspaceCodec) and downlink.subspace.rank != rank:
+            raise ConfigError(
+                f"codec.uplink has rank {rank}, codec.downlink {downlink.subspace.rank}; give both the same"
+            )
+        for key, value, needed in (
+            ("client.optimizer", config.client.optimizer, "amgt"),
+            ("server.optimizer", config.server.optimizer, "average"),
+        ):
+            if value != needed:
+                raise ConfigError(f"{key} is {value!r}, and codec.uplink = subspace needs {needed!r}")
+        return Subspace(rank, round)
 
     def compression(self) -> Compression:
         """How clients encode their updates."""
         codec = self.config.codec
+        uplink = _codec("codec.uplink", codec.uplink)
         return Compression(
-            _codec("codec.uplink", codec.uplink),
+            uplink,
             BudgetRule.parse(codec.uplink_budget),
             # The control variate takes the residual's place: see federated/scaffold.py.
-            codec.error_feedback and not self.config.client.scaffold,
+            # A subspace's residual would lie outside the next round's.
+            codec.error_feedback and not self.config.client.scaffold and not isinstance(uplink, SubspaceCodec),
         )
 
     def downlink(self) -> Downlink:
         """How the server encodes its steps."""
         codec = self.config.codec
         chosen = None if codec.downlink == "model" else _codec("codec.downlink", codec.downlink)
-        return Downlink(chosen, BudgetRule.parse(codec.downlink_budget), codec.error_feedback)
+        keeps = codec.error_feedback and not isinstance(chosen, SubspaceCodec)
+        return Downlink(chosen, BudgetRule.parse(codec.downlink_budget), keeps)
 
     def server_optimizer(self) -> OptimizerSettings:
         """What the server does with the aggregate."""
@@ -126,7 +160,7 @@ def build(config: RunConfig, *, data_dir: str = "", device: str = "") -> Setup:
         options=config.options,
     )
     setup = Setup(config, load_task(config.task, settings), pick_device(device or config.device))
-    setup.compression(), setup.downlink()  # an unknown codec is refused here rather than in round 1
+    setup.subspace(1)  # builds both codecs: an unknown codec is refused here rather than in round 1
     return setup
 
 

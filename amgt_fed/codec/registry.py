@@ -15,6 +15,7 @@ from amgt_fed.codec.peers_rotation import Eden, PowerSgd
 from amgt_fed.codec.peers_scalar import Float16, Int8, Sign
 from amgt_fed.codec.peers_sparse import Qsgd, Stc, TopK
 from amgt_fed.codec.pipeline import Amgt
+from amgt_fed.codec.subspace import SubspaceCodec
 from amgt_fed.codec.unbiased import Unbiased
 
 CodecFactory: TypeAlias = Callable[..., Codec]
@@ -23,7 +24,10 @@ ENTRY_POINT_GROUP = "amgt_fed.codecs"
 
 _BUILT_IN: dict[str, CodecFactory] = {
     factory.name: factory
-    for factory in (Amgt, Unbiased, Deadzone, Dense, Float16, Int8, Qsgd, TopK, Stc, Sign, Eden, PowerSgd)
+    for factory in (
+        *(Amgt, SubspaceCodec, Unbiased, Deadzone, Dense, Float16),
+        *(Int8, Qsgd, TopK, Stc, Sign, Eden, PowerSgd),
+    )
 }
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from amgt_fed.codec import Codec, Encoded, MaxError, decode
 from amgt_fed.codec.budget import byte_limit
 from amgt_fed.codec.interface import l2_norm
+from amgt_fed.codec.subspace import for_round
 from amgt_fed.errors import RoundError
 from amgt_fed.federated.budgets import BudgetRule
 from amgt_fed.federated.control import ClientControl, next_common
@@ -177,7 +178,8 @@ def checked_result(result: LocalResult, round: int) -> LocalResult:
 def encode_within(plan: RoundPlan, wanted: Float32Vector, layout: Layout, compression: Compression) -> Encoded:
     """Encode within the round's budget, and within this client's own cap where that gives fewer bytes."""
     budget = MaxError(plan.error_budget) if plan.error_budget > 0 else compression.budget.at(plan.round)
-    encoded = compression.codec.encode(wanted, layout, budget)
+    codec = for_round(compression.codec, plan.round)
+    encoded = codec.encode(wanted, layout, budget)
     if compression.cap is None:
         return encoded
     cap = compression.cap.at(plan.round)
@@ -185,4 +187,4 @@ def encode_within(plan: RoundPlan, wanted: Float32Vector, layout: Layout, compre
     room = byte_limit(cap, layout.size)
     if room is None or len(encoded.payload) <= room:
         return encoded
-    return compression.codec.encode(wanted, layout, cap)
+    return codec.encode(wanted, layout, cap)

@@ -8,6 +8,7 @@ import numpy as np
 
 from amgt_fed.codec import Codec
 from amgt_fed.codec.interface import l2_norm
+from amgt_fed.codec.subspace import for_round
 from amgt_fed.errors import RoundError
 from amgt_fed.federated.budgets import BudgetRule
 from amgt_fed.federated.catchup import window
@@ -58,7 +59,7 @@ def server_round(
         report = StepReport(payload_bytes=4 * layout.size, step_norm=l2_norm(step), error_l2=0.0)
     else:
         wanted = step if state.residual is None else step + state.residual
-        encoded = downlink.codec.encode(wanted, layout, downlink.budget.at(state.round))
+        encoded = for_round(downlink.codec, state.round).encode(wanted, layout, downlink.budget.at(state.round))
         taken = encoded.decoded
         model = state.model - taken
         residual = wanted - encoded.decoded if downlink.error_feedback else None

@@ -16,6 +16,8 @@ from amgt_fed.errors import RoundError, TaskError
 from amgt_fed.federated.client import LocalResult
 from amgt_fed.layout import Float32Vector
 from amgt_fed.optimizer import AMGT
+from amgt_fed.optimizer.subspace import SubspaceAMGT
+from amgt_fed.subspace import Subspace
 from amgt_fed.tasks.base import Batch, Examples, Task
 from amgt_fed.tasks.flat import FlatModel
 
@@ -26,7 +28,8 @@ EVALUATION_BATCH = 256
 class LocalSettings:
     """How a client trains; the meaning of each field stands in the `client` section of the configuration.
 
-    `lr` is the round's own step size, the schedule across rounds already applied.
+    `lr` is the round's own step size, the schedule across rounds already applied. With a `subspace` the matrices
+    move in its directions only; that takes optimizer amgt.
     """
 
     optimizer: Literal["amgt", "sgd", "adam", "adamw"]
@@ -40,6 +43,7 @@ class LocalSettings:
     threshold: float
     weight_decay: float
     prox_mu: float
+    subspace: Subspace | None = None
 
 
 def train_locally(
@@ -70,13 +74,14 @@ def train_locally(
     flat.load_(start)
     module = flat.module
     module.train()
-    optimizer = make_optimizer(module, settings)
+    optimizers = make_optimizers(module, settings)
     anchors = [parameter.detach().clone() for parameter in module.parameters()] if settings.prox_mu else []
     corrections = [] if correction is None else _parameter_parts(flat, correction)
     total, count = torch.zeros((), dtype=torch.float64), 0
     for batch in _training_batches(data, size, settings, seed):
         moved = to_device(batch, flat.device)
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
         loss = task.loss(module, moved)
         loss.backward()  # type: ignore[no-untyped-call]
         if anchors:
@@ -84,7 +89,8 @@ def train_locally(
         for parameter, part in corrections:
             if parameter.grad is not None:
                 parameter.grad.add_(part)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         total += loss.detach().cpu().double()
         count += 1
     mean = float(total) / count
@@ -135,9 +141,36 @@ def evaluate(task: Task, flat: FlatModel, data: Dataset[Any]) -> tuple[float, di
     return loss / size, dict(task.summarise({name: value / size for name, value in metrics.items()})), size
 
 
-def make_optimizer(module: nn.Module, settings: LocalSettings) -> torch.optim.Optimizer:
-    """The local optimizer, fresh each round, over the parameters that want gradients."""
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+def make_optimizers(module: nn.Module, settings: LocalSettings) -> list[torch.optim.Optimizer]:
+    """The local optimizers, fresh each round, over the parameters that want gradients."""
+    named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
+    if settings.subspace is None:
+        return [_whole([parameter for _, parameter in named], settings)]
+    free, matrices, signs = [], [], []
+    for name, parameter in named:
+        found = settings.subspace.directions(name, tuple(parameter.shape))
+        if found is None:
+            free.append(parameter)
+        else:
+            matrices.append(parameter)
+            signs.append(torch.from_numpy(found.signs).to(parameter.device))
+    made = [_whole(free, settings)] if free else []
+    if matrices:
+        made.append(
+            SubspaceAMGT(
+                matrices,
+                signs,
+                lr=settings.lr,
+                betas=(settings.momentum, settings.beta2),
+                gamma=settings.gamma,
+                threshold=settings.threshold,
+                weight_decay=settings.weight_decay,
+            )
+        )
+    return made
+
+
+def _whole(parameters: list[nn.Parameter], settings: LocalSettings) -> torch.optim.Optimizer:
     betas = (settings.momentum, settings.beta2)
     if settings.optimizer == "sgd":
         return torch.optim.SGD(
