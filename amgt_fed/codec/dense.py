@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from amgt_fed.codec.errors import CorruptPayload, ImpossibleBudget
-from amgt_fed.codec.interface import CHUNK, Body, Codec, Opened, Piece
+from amgt_fed.codec.fixed_rate import FixedRate
+from amgt_fed.codec.interface import CHUNK, Body, Opened, Piece
 from amgt_fed.layout import Float32Vector, Layout
 
 
@@ -24,22 +25,32 @@ class DensePieces(Opened):
             yield Piece(self._values[start : start + CHUNK].astype(np.float32), start)
 
 
-class Dense(Codec):
+class ChunkPieces(Opened):
+    """A vector that is made where it is asked for.
+
+    Args:
+        size: of the vector.
+        values: values from a start, a multiple of `STEP`, to a stop; it must not fail.
+    """
+
+    STEP = 1 << 13
+
+    def __init__(self, size: int, values: Callable[[int, int], Float32Vector]) -> None:
+        self._size, self._values = size, values
+
+    def pieces(self) -> Iterator[Piece]:
+        """Yield the vector in chunks."""
+        for start in range(0, self._size, self.STEP):
+            yield Piece(self._values(start, min(self._size, start + self.STEP)), start)
+
+
+class Dense(FixedRate):
     """Little-endian float32, 32 bits per parameter, no error."""
 
     name = "dense"
     codec_id = 0
 
-    def compress(
-        self,
-        update: Float32Vector,
-        layout: Layout,
-        *,
-        max_error: float,
-        max_bytes: int | None,
-        state: Any,
-        rng: np.random.Generator | None,
-    ) -> Body:
+    def reduce(self, update: Float32Vector, layout: Layout, state: Any, rng: np.random.Generator | None) -> Body:
         """The vector's bytes."""
         return Body(update.astype("<f4").tobytes())
 

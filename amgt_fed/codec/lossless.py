@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import zstandard
 
+from amgt_fed.codec.dense import ChunkPieces
 from amgt_fed.codec.errors import CorruptPayload
+from amgt_fed.codec.opened import Opened
 from amgt_fed.layout import Float32Vector
 
 
@@ -15,13 +17,17 @@ def write(values: Float32Vector) -> bytes:
     return deflate(np.ascontiguousarray(planes).tobytes())
 
 
-def read(data: memoryview, count: int) -> Float32Vector:
-    """Exactly `count` finite values; raises `CorruptPayload`."""
+def read(data: memoryview, count: int) -> Opened:
+    """Exactly `count` finite values, put together piece by piece; raises `CorruptPayload`."""
     planes = np.frombuffer(inflate(data, 4 * count), np.uint8).reshape(4, count)
-    values = np.ascontiguousarray(planes.T).view("<f4").reshape(-1)
-    if not np.isfinite(values).all():
+
+    def values(start: int, stop: int) -> Float32Vector:
+        return np.ascontiguousarray(planes[:, start:stop].T).view("<f4").reshape(-1).astype(np.float32, copy=False)
+
+    opened = ChunkPieces(count, values)
+    if not all(np.isfinite(piece.values).all() for piece in opened.pieces()):
         raise CorruptPayload("lossless body holds a value that is not finite")
-    return values
+    return opened
 
 
 def deflate(data: bytes) -> bytes:

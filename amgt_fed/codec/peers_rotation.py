@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from amgt_fed.codec.dense import DensePieces, floats_of
 from amgt_fed.codec.errors import CorruptPayload, InvalidUpdate
-from amgt_fed.codec.interface import CHUNK, Body, Codec, Opened, Piece
+from amgt_fed.codec.fixed_rate import FixedRate
+from amgt_fed.codec.interface import CHUNK, Body, Opened, Piece
 from amgt_fed.codec.tensor import matrix_shape
 from amgt_fed.layout import Float32Vector, Layout
 
@@ -24,7 +25,7 @@ _CENTROIDS = {
 _BLOCK = 1 << 16  # a block padded to a power of two costs its padding in bits; small blocks keep that small
 
 
-class Eden(Codec):
+class Eden(FixedRate):
     """Rotate at random, quantize to Gaussian centroids, scale so that the estimate is unbiased.
 
     Source: Vargaftik et al. 2022 (arXiv 2108.08842): E[decoded] = update, and with the scale
@@ -42,16 +43,7 @@ class Eden(Codec):
             raise InvalidUpdate(f"eden bits is {bits!r}; give 1, 2 or 4")
         self.bits = bits
 
-    def compress(
-        self,
-        update: Float32Vector,
-        layout: Layout,
-        *,
-        max_error: float,
-        max_bytes: int | None,
-        state: Any,
-        rng: np.random.Generator | None,
-    ) -> Body:
+    def reduce(self, update: Float32Vector, layout: Layout, state: Any, rng: np.random.Generator | None) -> Body:
         """Codes and a scale for each block."""
         seed = int((rng or np.random.default_rng(0)).integers(1 << 32))
         table = _table(self.bits)
@@ -86,12 +78,13 @@ class Eden(Codec):
         table = _table(bits)
         values = np.empty(layout.size, np.float32)
         at = 0
-        weights = 1 << np.arange(bits)[::-1]
+        weights = (1 << np.arange(bits)[::-1]).astype(np.uint8)
         for block, (start, stop) in enumerate(blocks):
             size = _padded(stop - start)
             raw = np.unpackbits(coded[at * bits // 8 : -(-(at + size) * bits // 8)])[at * bits % 8 :][: size * bits]
             code = raw.reshape(size, bits) @ weights
-            back = _hadamard(table[code] * float(scales[block])) * _signs(seed, block, size)
+            back = _hadamard(table[code] * float(scales[block]))
+            back *= _signs(seed, block, size)
             with np.errstate(over="ignore"):
                 values[start:stop] = back[: stop - start]
             at += size
@@ -100,7 +93,7 @@ class Eden(Codec):
         return DensePieces(values)
 
 
-class PowerSgd(Codec):
+class PowerSgd(FixedRate):
     """One power iteration per matrix, factors as float32; vectors as they are.
 
     Source: Vogels et al. 2019 (arXiv 1905.13727), algorithm 1; warm-started through `state`.
@@ -117,16 +110,7 @@ class PowerSgd(Codec):
             raise InvalidUpdate(f"powersgd rank is {rank!r}; give 1 to 255")
         self.rank = rank
 
-    def compress(
-        self,
-        update: Float32Vector,
-        layout: Layout,
-        *,
-        max_error: float,
-        max_bytes: int | None,
-        state: Any,
-        rng: np.random.Generator | None,
-    ) -> Body:
+    def reduce(self, update: Float32Vector, layout: Layout, state: Any, rng: np.random.Generator | None) -> Body:
         """P, orthonormal, then Q = M^T P, for each matrix where they are smaller than it."""
         warm = state if isinstance(state, dict) else {}
         source = rng or np.random.default_rng(0)
@@ -227,7 +211,9 @@ def _hadamard(values: NDArray[np.float64]) -> NDArray[np.float64]:
     half = 1
     while half < out.size:
         pairs = out.reshape(-1, 2, half)
-        out = np.concatenate([pairs[:, :1] + pairs[:, 1:], pairs[:, :1] - pairs[:, 1:]], axis=1).reshape(-1)
+        differences = pairs[:, 0] - pairs[:, 1]
+        pairs[:, 0] += pairs[:, 1]
+        pairs[:, 1] = differences
         half *= 2
-    scaled: NDArray[np.float64] = out / np.float64(math.sqrt(out.size))
-    return scaled
+    out /= np.float64(math.sqrt(out.size))
+    return out

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from amgt_fed.codec.dense import floats_of
 from amgt_fed.codec.elias import BitReader, gamma, golomb, pack
 from amgt_fed.codec.errors import CorruptPayload, InvalidUpdate
-from amgt_fed.codec.interface import CHUNK, Body, Codec, Opened, Piece
+from amgt_fed.codec.fixed_rate import FixedRate
+from amgt_fed.codec.interface import CHUNK, Body, Opened, Piece
 from amgt_fed.codec.symbols import PlainBits
 from amgt_fed.layout import Float32Vector, Layout
 
@@ -51,7 +52,7 @@ def check_fraction(fraction: float, codec: str) -> float:
     return fraction
 
 
-class TopK(Codec):
+class TopK(FixedRate):
     """The largest values as (uint32 index, float32 value); a contraction with delta = k / n (Stich et al. 2018)."""
 
     name = "topk"
@@ -60,16 +61,7 @@ class TopK(Codec):
     def __init__(self, fraction: float = 0.01) -> None:
         self.fraction = check_fraction(fraction, "topk")
 
-    def compress(
-        self,
-        update: Float32Vector,
-        layout: Layout,
-        *,
-        max_error: float,
-        max_bytes: int | None,
-        state: Any,
-        rng: np.random.Generator | None,
-    ) -> Body:
+    def reduce(self, update: Float32Vector, layout: Layout, state: Any, rng: np.random.Generator | None) -> Body:
         """Indices, then values."""
         kept = largest(update, self.fraction)
         return Body(kept.astype("<u4").tobytes() + update[kept].astype("<f4").tobytes())
@@ -85,7 +77,7 @@ class TopK(Codec):
         return SparsePieces(indices, floats_of(body[4 * count :], count).astype(np.float32))
 
 
-class Stc(Codec):
+class Stc(FixedRate):
     """Sparse ternary compression: the largest values' signs, their mean magnitude, Golomb-coded positions.
 
     Source: Sattler et al. 2019 (arXiv 1903.02891), algorithm 1 and (15)-(17).
@@ -98,16 +90,7 @@ class Stc(Codec):
     def __init__(self, fraction: float = 0.01) -> None:
         self.fraction = check_fraction(fraction, "stc")
 
-    def compress(
-        self,
-        update: Float32Vector,
-        layout: Layout,
-        *,
-        max_error: float,
-        max_bytes: int | None,
-        state: Any,
-        rng: np.random.Generator | None,
-    ) -> Body:
+    def reduce(self, update: Float32Vector, layout: Layout, state: Any, rng: np.random.Generator | None) -> Body:
         """Mean magnitude over the kept values, gaps with the paper's optimal parameter, one sign each."""
         kept = largest(update, self.fraction)
         mean = float(np.abs(update[kept]).mean(dtype=np.float64)) if kept.size else 0.0
@@ -131,7 +114,7 @@ class Stc(Codec):
         return SparsePieces(_positions(gaps, layout.size), np.where(negative == 1, -mean, mean).astype(np.float32))
 
 
-class Qsgd(Codec):
+class Qsgd(FixedRate):
     """Stochastic levels of each bucket's norm; E[decoded] = update.
 
     Source: Alistarh et al. 2017 (arXiv 1610.02132), lemma 3.1: variance <= min(d / s^2, sqrt(d) / s) ||x||^2 for
@@ -151,16 +134,7 @@ class Qsgd(Codec):
             raise InvalidUpdate(f"qsgd has {levels} levels, buckets of {bucket}; give 1 to 2^16 and 1 to 2^24")
         self.levels, self.bucket = levels, bucket
 
-    def compress(
-        self,
-        update: Float32Vector,
-        layout: Layout,
-        *,
-        max_error: float,
-        max_bytes: int | None,
-        state: Any,
-        rng: np.random.Generator | None,
-    ) -> Body:
+    def reduce(self, update: Float32Vector, layout: Layout, state: Any, rng: np.random.Generator | None) -> Body:
         """Round |x| s / norm up with the probability of its fraction."""
         rng = rng or np.random.default_rng(0)
         starts = np.arange(0, update.size, self.bucket)

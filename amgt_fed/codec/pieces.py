@@ -10,7 +10,6 @@ import numpy as np
 
 from amgt_fed.codec import body as wire
 from amgt_fed.codec import lossless, reader
-from amgt_fed.codec.dense import DensePieces
 from amgt_fed.codec.errors import CorruptPayload
 from amgt_fed.codec.interface import CHUNK, Opened, Piece
 from amgt_fed.codec.lowrank import EXACT64
@@ -27,7 +26,7 @@ def open_body(body: memoryview, layout: Layout) -> Opened:
     if kind == wire.EMPTY and len(body) == 1:
         return Pieces(wire.Levels((), 0.0, Shifts()), layout, ())
     if kind == wire.LOSSLESS:
-        return DensePieces(lossless.read(body[1:], layout.size))
+        return lossless.read(body[1:], layout.size)
     if kind == wire.PIPELINE:
         return Pieces(*checked(*reader.read(body, layout), layout, 0))
     if kind == wire.SCALED and len(body) > SCALE.size:
