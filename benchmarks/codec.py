@@ -221,7 +221,9 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     names = list(dict.fromkeys(row["update"] for row in rows))
-    chosen = [n for n in names if n.endswith(("middle", "laplace/"))][:6] or names[:6]
+    shown = ("cnn-545k/sgd/middle", "cnn-545k/amgt/middle", "lstm/amgt/middle", "transformer/sgd/middle",
+             "transformer/amgt/middle", "synthetic/laplace/")  # fmt: skip
+    chosen = [n for n in names if n in shown] if len(names) > 6 else names
     lines = -(-len(chosen) // 3)
     figure, axes = plt.subplots(lines, 3, figsize=(13, 3.75 * lines), squeeze=False)
     for axis in axes.flat[len(chosen) :]:
@@ -232,10 +234,14 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
             ("amgt", "o-"),
             ("deadzone", "s-"),
             ("unbiased", "^-"),
+            ("SZ3", "v-"),
             ("order-0 entropy", "k--"),
             ("Gaussian bound", "k:"),
         ):
-            points = sorted((r["bits"], r["nmse"]) for r in mine if r["codec"] == codec)
+            # An error of zero, where the dead zone gives up its 127 levels, has no place on a logarithmic axis.
+            points = sorted((r["bits"], r["nmse"]) for r in mine if r["codec"] == codec and r["nmse"] > 0)
+            if not points:
+                continue
             axis.loglog(*zip(*points, strict=True), style, label=codec, markersize=4)
         for row in mine:
             if row["asked_nmse"] is None and 1e-4 < row["nmse"] < 1:

@@ -18,7 +18,7 @@ def test_the_code_of_the_page_runs() -> None:
 def test_every_codec_the_page_names_is_there() -> None:
     from amgt_fed.codec import codec_names
 
-    named = set(re.findall(r"`(dense|float16|int8|qsgd|stc|sign|eden|powersgd|deadzone|unbiased)`", PAGE)) | {
+    named = set(re.findall(r"`(dense|float16|int8|qsgd|stc|sign|eden|powersgd|deadzone|unbiased|subspace)`", PAGE)) | {
         "topk",
         "amgt",
     }
