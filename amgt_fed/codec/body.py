@@ -2,7 +2,9 @@
 
     kind       0: nothing survives, no more bytes; 1: lossless planes (lossless.py); 2: what follows;
                3: a power of two (int16) that all values are multiplied by, then a body of kind 2
-    flags      bits 0-3: binary logarithm of the entropy coder's lanes; bit 4: some tensor has survivors
+    flags      bits 0-3: binary logarithm of the entropy coder's lanes; bit 4: some tensor has survivors;
+               bit 5 (format version 2): behind the level table and behind every gap table stands the length of a
+               table of its own (0: none, the book's counts; at most 64), and that table (tables.own_codes)
     [sparse]   if bit 4: step (the upper 3 bytes of a float32), level table, shifts (signed nibbles, first low)
     active     one bit per tensor, lowest first: whether it has anything
     tensors    for each active one: rank (1 byte);
@@ -18,7 +20,7 @@ Gaps count elements skipped since the last survivor of the same tensor; levels a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,10 +31,10 @@ from amgt_fed.codec import rans
 from amgt_fed.codec.lowrank import Factors
 from amgt_fed.codec.quantize import Shifts
 from amgt_fed.codec.symbols import SYMBOLS, WIDTH, PlainBits, gap_symbols, level_symbols, pack, plain_bits, to_symbols
-from amgt_fed.codec.tables import GAP_TABLES, both_books, gap_book, level_book
+from amgt_fed.codec.tables import Book, gap_book, level_book, own_codes, own_table
 
 EMPTY, LOSSLESS, PIPELINE, SCALED = 0, 1, 2, 3
-SPARSE_FLAG = 16
+SPARSE_FLAG, OWN_FLAG = 16, 32
 ONE_LANE_SYMBOLS = 1 << 16
 
 
@@ -69,18 +71,23 @@ def write(content: Levels) -> tuple[bytes, tuple[float, ...]]:
     level_symbols_, level_counts = zip(*(level_symbols(t.levels) for t in sparse), strict=True) if sparse else ((), ())
 
     term_counts = [np.bincount(row, minlength=SYMBOLS) for row in term_symbols]
-    term_tables = [int(table) for table in level_book().best(np.array(term_counts))[0]] if terms else []
-    gap_tables = [int(table) for table in gap_book().best(np.array(gap_counts))[0]] if sparse else []
-    level_table = int(level_book().best(np.sum(level_counts, axis=0)[None])[0][0]) if sparse else 0
-    head = _head(content, iter(term_tables), iter(gap_tables), level_table)
+    terms_chosen = _from_book(level_book(), term_counts)
+    gaps_chosen = _chosen(gap_book(), gap_counts)
+    level_chosen = _chosen(level_book(), [np.sum(level_counts, axis=0)] if sparse else [])
+    shared = [*gaps_chosen, *level_chosen]
+    flags = SPARSE_FLAG if sparse else 0
+    if sum(choice.saving for choice in shared) > 8 * len(shared):
+        flags |= OWN_FLAG
+    else:
+        gaps_chosen, level_chosen = [c.from_book() for c in gaps_chosen], [c.from_book() for c in level_chosen]
+    head = _head(content, terms_chosen, gaps_chosen, level_chosen, bool(flags & OWN_FLAG))
 
-    tables = term_tables + [GAP_TABLES + table for table in gap_tables] + [level_table] * len(sparse)
+    choices = [*terms_chosen, *gaps_chosen, *level_chosen * len(sparse)]
     counts = [*term_counts, *gap_counts, *level_counts]
-    used, rows = np.unique(tables, return_inverse=True)
     symbols = np.concatenate([*term_symbols, *gap_symbols_, *level_symbols_])
     lengths = np.array([int(count.sum()) for count in counts])
-    runs = rans.Runs(both_books().frequency[used], rows.astype(np.int64), lengths)
-    bits = [float(count @ both_books().cost[table]) for count, table in zip(counts, tables, strict=True)]
+    runs = runs_of([choice.table() for choice in choices], lengths)
+    bits = [float(count @ choice.table().cost[0]) for count, choice in zip(counts, choices, strict=True)]
     log2_lanes = lanes_for(symbols.size, math.fsum(bits))
     coded = rans.encode(symbols, runs, log2_lanes)
 
@@ -91,9 +98,14 @@ def write(content: Levels) -> tuple[bytes, tuple[float, ...]]:
         plain.append(plain_bits(np.abs(tensor.levels) - 1, symbol))
     plain += [_signs(row[row != 0]) for row in terms]
     plain += [_signs(t.levels) for t in sparse]
-    data = bytes([PIPELINE, log2_lanes | (SPARSE_FLAG if sparse else 0)]) + head + coded + pack(plain)
+    data = bytes([PIPELINE, log2_lanes | flags]) + head + coded + pack(plain)
     whole_bits = [a + float(count @ WIDTH) for a, count in zip(bits, counts, strict=True)]
     return data, shares(content, whole_bits)
+
+
+def version_of(data: bytes) -> int:
+    """The oldest format version that knows this body of kind PIPELINE."""
+    return 2 if data[0] == PIPELINE and data[1] & OWN_FLAG else 1
 
 
 def shares(content: Levels, run_bits: list[float]) -> tuple[float, ...]:
@@ -113,11 +125,54 @@ def shares(content: Levels, run_bits: list[float]) -> tuple[float, ...]:
     return tuple(out)
 
 
-def _head(content: Levels, term_tables: Iterator[int], gap_tables: Iterator[int], level_table: int) -> bytes:
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """One table: of a book, or its own if it has codes, which then saves so many bits."""
+
+    book: Book
+    row: int
+    codes: bytes = b""
+    saving: float = 0.0
+
+    def from_book(self) -> _Choice:
+        return _Choice(self.book, self.row)
+
+    def table(self) -> Book:
+        return own_table(self.codes) if self.codes else self.book.only(self.row)
+
+
+def _from_book(book: Book, counts: Sequence[NDArray[np.int64]]) -> list[_Choice]:
+    return [_Choice(book, int(row)) for row in book.best(np.array(counts))[0]] if len(counts) else []
+
+
+def _chosen(book: Book, counts: Sequence[NDArray[np.int64]]) -> list[_Choice]:
+    """The cheapest table for each of the counts, its own ones among them."""
+    out = []
+    for count, choice in zip(counts, _from_book(book, counts), strict=True):
+        codes = own_codes(count)
+        saving = float(count @ (book.cost[choice.row] - own_table(codes).cost[0])) - 8 * len(codes)
+        out.append(_Choice(book, choice.row, codes, saving) if saving > 0 else choice)
+    return out
+
+
+def runs_of(tables: list[Book], lengths: NDArray[np.int64]) -> rans.Runs:
+    """Runs of symbols with these tables, each of which is stated once."""
+    places: dict[bytes, int] = {}
+    rows = [places.setdefault(table.frequency.tobytes(), len(places)) for table in tables]
+    frequency = np.frombuffer(b"".join(places), np.int64).reshape(-1, SYMBOLS)
+    return rans.Runs(frequency, np.array(rows, np.int64), lengths)
+
+
+def _head(content: Levels, terms: list[_Choice], gaps: list[_Choice], levels: list[_Choice], with_own: bool) -> bytes:
+    term_tables, gap_tables = iter(terms), iter(gaps)
+
+    def stated(choice: _Choice) -> bytes:
+        return bytes([choice.row, len(choice.codes)]) + choice.codes if with_own else bytes([choice.row])
+
     head = bytearray()
-    if any(t.indices.size for t in content.tensors):
-        head += np.array(content.step, "<f4").tobytes()[1:]
-        head += bytes([level_table, (content.shifts.first & 15) | (content.shifts.others & 15) << 4])
+    if levels:
+        head += np.array(content.step, "<f4").tobytes()[1:] + stated(levels[0])
+        head.append((content.shifts.first & 15) | (content.shifts.others & 15) << 4)
     active = [bool(t.factors or t.indices.size) for t in content.tensors]
     head += np.packbits(np.array(active, np.uint8), bitorder="little").tobytes()
     for tensor in content.tensors:
@@ -126,13 +181,13 @@ def _head(content: Levels, term_tables: Iterator[int], gap_tables: Iterator[int]
             head.append(factors.rank)
             head += _varint(factors.base << 1 if factors.base >= 0 else (-factors.base << 1) - 1)
             for mantissa, exponent in zip(factors.mantissa.tolist(), factors.exponent.tolist(), strict=True):
-                head += bytes([mantissa - 8 | exponent << 3, next(term_tables), next(term_tables)])
+                head += bytes([mantissa - 8 | exponent << 3, next(term_tables).row, next(term_tables).row])
         elif tensor.indices.size:
             head.append(0)
         if tensor.factors or tensor.indices.size:
             head += _varint(tensor.indices.size)
             if tensor.indices.size:
-                head.append(next(gap_tables))
+                head += stated(next(gap_tables))
     return bytes(head)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from amgt_fed.codec.errors import CorruptPayload, UnsupportedPayload, WrongLayout
 from amgt_fed.layout import Layout
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # the newest that is read; written is the oldest that can say what is to be said
 FRAME_BYTES = 14
 NAMED_CODEC = 255
 _MAGIC = 0xA0
@@ -42,7 +42,7 @@ def overhead(codec_name: str = "") -> int:
     return FRAME_BYTES + (1 + len(codec_name) if codec_name else 0)
 
 
-def wrap(codec_id: int, body: bytes, layout: Layout, error_l2: float, codec_name: str = "") -> bytes:
+def wrap(codec_id: int, body: bytes, layout: Layout, error_l2: float, codec_name: str = "", version: int = 1) -> bytes:
     """Frame a codec's body.
 
     Args:
@@ -51,10 +51,11 @@ def wrap(codec_id: int, body: bytes, layout: Layout, error_l2: float, codec_name
         layout: what the body was encoded for.
         error_l2: measured ||decoded - update||_2; kept as float32, rounded up, capped at the largest float32.
         codec_name: at most 255 ASCII characters.
+        version: 1, or 2 for an `amgt` body with tables of its own.
     """
     name = codec_name.encode("ascii")
     tail = (bytes([len(name)]) + name + body) if codec_id == NAMED_CODEC else body
-    head = _FIXED.pack(_MAGIC | FORMAT_VERSION, codec_id, layout.digest[:_SCHEMA_BYTES], _round_up(error_l2))
+    head = _FIXED.pack(_MAGIC | version, codec_id, layout.digest[:_SCHEMA_BYTES], _round_up(error_l2))
     return head + struct.pack("<I", _checksum(head, layout, tail)) + tail
 
 

@@ -68,14 +68,16 @@ class Measured:
 class Body:
     """A codec's own bytes and the state to hand to its next `compress`.
 
-    `opened` and `measured`, if the codec has them, are what `open(data)` would give, and the exact error and count of
-    every tensor; they spare `encode` the way through the bytes.
+    `version` is the oldest format version that knows such a body. `opened` and `measured`, if the codec has them, are
+    what `open(data)` would give, and the exact error and count of every tensor; they spare `encode` the way through the
+    bytes.
     """
 
     data: bytes
     state: Any = None
     opened: Opened | None = None
     measured: tuple[Measured, ...] | None = None
+    version: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,7 +231,7 @@ class Codec(ABC):
             raise ImpossibleBudget(
                 f"{budget} allows {room} bytes; {self.name} with its parameters takes {len(body.data) + framing}"
             )
-        payload = frame.wrap(self.codec_id, body.data, layout, error_l2, tag)
+        payload = frame.wrap(self.codec_id, body.data, layout, error_l2, tag, body.version)
         tensors = _report(layout, opened, len(body.data), measured, energies)
         return Encoded(payload, opened, layout, error_l2, update_l2, tensors, body.state)
 

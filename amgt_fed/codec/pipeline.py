@@ -16,7 +16,18 @@ from amgt_fed.codec.interface import Body, Codec, Opened, gather, squared_error
 from amgt_fed.codec.pieces import LARGEST, SCALE, open_body
 from amgt_fed.codec.predict import Model
 from amgt_fed.codec.scan import squares
-from amgt_fed.codec.search import AIM, MANY_SURVIVORS, Point, boundary, evaluate, look_around, rebuild, relax, spend
+from amgt_fed.codec.search import (
+    AIM,
+    MANY_SURVIVORS,
+    Point,
+    boundary,
+    evaluate,
+    look_around,
+    price_for,
+    rebuild,
+    relax,
+    spend,
+)
 from amgt_fed.codec.tensor import TensorSource, Warm
 from amgt_fed.codec.trim import trim_to_error
 from amgt_fed.codec.written import fewest_bytes, least_error
@@ -98,7 +109,7 @@ class Amgt(Codec):
             if (max_bytes is None or len(data) <= max_bytes) and _error(data, update, layout) <= min(
                 max_error, LARGEST
             ):
-                return Body(data)
+                return Body(data, version=wire.version_of(inner))
         elif inner[0] == wire.EMPTY:
             return Body(inner)
         exact = bytes([wire.LOSSLESS]) + lossless.write(update)
@@ -180,7 +191,7 @@ class Amgt(Codec):
             return Body(exact, known)
         warmed = {s.name: source.warm for s, source in zip(layout.segments, sources, strict=True)}
         state = PipelineState(best.log_lambda, {n: w for n, w in warmed.items() if w is not None})
-        return Body(best.data, state, best.opened, best.measured)
+        return Body(best.data, state, best.opened, best.measured, wire.version_of(best.data))
 
     def open(self, body: memoryview, layout: Layout) -> Opened:
         """Read and check everything a body says."""
@@ -214,7 +225,7 @@ def _outlook(sources: list[TensorSource], start: float, max_error: float, max_by
     rising = max_bytes is not None
     for _ in range(_OUTLOOKS):
         bins, factor_bits = zip(*(source.outlook(math.exp(start)) for source in sources), strict=True)
-        model = Model(bins, start, factor_bits=sum(factor_bits))
+        model = Model(bins, start, price_for(sources), factor_bits=sum(factor_bits))
         over = model.excess(8.0 * max_bytes if max_bytes is not None else max_error**2, rising=rising)
         guess = model.shifted(over - AIM if rising else over + AIM, rising=rising)
         if guess is None:

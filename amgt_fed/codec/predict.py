@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from amgt_fed.codec.quantize import LARGEST_LEVEL, ROUNDING, worth
 from amgt_fed.codec.scan import SHIFT
 from amgt_fed.codec.survivors import Candidate
-from amgt_fed.codec.tensor import SPARSE_PRICE
 
 _FINITE = (255 << 23 >> SHIFT) - 1  # bins below this one end at finite numbers
 _EDGES = (np.arange(_FINITE + 1, dtype=np.uint32) << SHIFT).view(np.float32).astype(np.float64)
@@ -28,6 +27,7 @@ class Model:
     Args:
         bins: `scan.histogram` of every tensor's residual.
         log_lambda: where `sparse_bits` were counted, or would be.
+        price: lambda / step^2.
         sparse_bits: bits of all survivors; None if none were counted yet.
         factor_bits: of all low-rank terms.
     """
@@ -36,6 +36,7 @@ class Model:
         self,
         bins: Sequence[NDArray[np.float64]],
         log_lambda: float,
+        price: float,
         *,
         sparse_bits: float | None = None,
         factor_bits: float = 0.0,
@@ -50,7 +51,7 @@ class Model:
         self._centre = (_LOW[used, None] + _SPAN[used, None] * parts).reshape(-1)
         self._width = np.repeat(_SPAN[used] / _PARTS, _PARTS)
         self._size = max(1.0, float(total.sum()))
-        self._log_lambda = log_lambda
+        self._log_lambda, self._price = log_lambda, price
         self._factors = factor_bits
         # What the model gets wrong, clustered survivors above all, it gets wrong alike at near lambdas.
         self._scale = 1.0 if sparse_bits is None else sparse_bits / self._sparse_bits(log_lambda)
@@ -60,7 +61,8 @@ class Model:
         """The model of what was found at one lambda."""
         factors = sum(c.factor_bits for c in candidates)
         sparse = sum(c.bits for c in candidates) - factors
-        return cls([c.source.bins for c in candidates], log_lambda, sparse_bits=sparse, factor_bits=factors)
+        price = math.exp(log_lambda) / candidates[0].step ** 2
+        return cls([c.source.bins for c in candidates], log_lambda, price, sparse_bits=sparse, factor_bits=factors)
 
     def excess(self, budget: float, *, rising: bool) -> float:
         """Logarithm of the model's own bits (where `rising`) or squared error over a budget."""
@@ -131,12 +133,12 @@ class Model:
 
     def _at(self, log_lambda: float) -> tuple[float, np.ndarray, np.ndarray]:
         lam = math.exp(log_lambda)
-        step = math.sqrt(lam / SPARSE_PRICE)
+        step = math.sqrt(lam / self._price)
         threshold = 1.0
         for _ in range(3):
             density = float(self._count[self._centre >= threshold * step].sum()) / self._size
             density = min(max(density, 0.5 / self._size), 0.98)
-            threshold = float(worth(math.log2((1 - density) / density) + 3.14, SPARSE_PRICE))
+            threshold = float(worth(math.log2((1 - density) / density) + 3.14, self._price))
         kept = self._centre >= threshold * step
         magnitude = np.clip(np.floor(self._centre[kept] / step + ROUNDING), 1, LARGEST_LEVEL)
         return step, kept, magnitude

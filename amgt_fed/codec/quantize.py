@@ -42,7 +42,8 @@ def dequantize(levels: NDArray[np.integer[Any]], step: float, shifts: Shifts) ->
         shifts: the same the encoder chose.
     """
     if levels.size > _MANY and (top := max(int(levels.max()), -int(levels.min()))) <= _MANY // 4:
-        return dequantize(np.arange(-top, top + 1), step, shifts)[levels + top]
+        table = dequantize(np.arange(-top, top + 1), step, shifts)
+        return np.asarray(table[levels + top])
     magnitude = np.abs(levels.astype(np.int64))
     grid = GRID * magnitude + np.where(magnitude == 1, shifts.first, shifts.others)
     with np.errstate(over="ignore"):

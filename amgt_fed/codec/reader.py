@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amgt_fed.codec import rans
-from amgt_fed.codec.body import PIPELINE, SPARSE_FLAG, Levels, TensorLevels, least_lanes, shares
+from amgt_fed.codec.body import OWN_FLAG, PIPELINE, SPARSE_FLAG, Levels, TensorLevels, least_lanes, runs_of, shares
 from amgt_fed.codec.errors import CorruptPayload
 from amgt_fed.codec.lowrank import Factors
 from amgt_fed.codec.quantize import Shifts
 from amgt_fed.codec.symbols import FIRST32, SYMBOLS, WIDTH, WIDTH8, unpack, unpack_bits
-from amgt_fed.codec.tables import GAP_TABLES, both_books
+from amgt_fed.codec.tables import Book, gap_book, level_book, own_table
 from amgt_fed.codec.tensor import matrix_shape, rank_limit
 from amgt_fed.layout import Layout
 
@@ -55,10 +55,10 @@ class _Head:
     units: NDArray[np.int64]
     tables: list[int]  # u, v, u, v, ...
     survivors: int
-    gap_table: int
+    gap_table: Book | None
 
 
-_NOTHING = _Head(0, 0, np.zeros(0, np.int64), [], 0, 0)
+_NOTHING = _Head(0, 0, np.zeros(0, np.int64), [], 0, None)
 
 
 def read(body: memoryview, layout: Layout) -> tuple[Levels, tuple[float, ...]]:
@@ -75,27 +75,36 @@ def read(body: memoryview, layout: Layout) -> tuple[Levels, tuple[float, ...]]:
         raise CorruptPayload("body is not of the pipeline's kind")
     flags = reader.byte()
     log2_lanes = flags & 15
-    if flags > 31 or log2_lanes > rans.MAX_LOG_LANES:
-        raise CorruptPayload(f"body's flags are {flags:#x}; this version knows lanes up to 2^10 and one flag")
-    step, level_table, shifts = 0.0, 0, Shifts()
+    own = bool(flags & OWN_FLAG)
+    if flags > 63 or log2_lanes > rans.MAX_LOG_LANES or (own and not flags & SPARSE_FLAG):
+        raise CorruptPayload(f"body's flags are {flags:#x}; this version knows lanes up to 2^10 and two flags")
+    step, level_table, shifts = 0.0, level_book().only(0), Shifts()
     if flags & SPARSE_FLAG:
         step = float(np.frombuffer(b"\0" + reader.take(3), "<f4")[0])
         if not 0 < step < np.inf:
             raise CorruptPayload(f"step is {step}; it must be finite and above 0")
-        level_table, both = reader.byte(), reader.byte()
+        level_table, both = _read_table(reader, level_book(), own), reader.byte()
         shifts = Shifts(*(nibble - 16 if nibble > 7 else nibble for nibble in (both & 15, both >> 4)))
     bitmap = np.frombuffer(reader.take((len(layout.segments) + 7) // 8), np.uint8)
     active = np.unpackbits(bitmap, bitorder="little")
     if active[len(layout.segments) :].any():
         raise CorruptPayload("body marks tensors that the layout does not have")
     heads = [
-        _read_head(reader, segment.shape, segment.size, bool(flags & SPARSE_FLAG)) if used else _NOTHING
+        _read_head(reader, segment.shape, segment.size, flags) if used else _NOTHING
         for segment, used in zip(layout.segments, active, strict=False)
     ]
     return _read_symbols(reader, layout, heads, log2_lanes, level_table, step, shifts)
 
 
-def _read_head(reader: _Reader, shape: tuple[int, ...], size: int, sparse: bool) -> _Head:
+def _read_table(reader: _Reader, book: Book, own: bool) -> Book:
+    row = reader.byte()
+    length = reader.byte() if own else 0
+    if length > SYMBOLS:
+        raise CorruptPayload(f"table at byte {reader.at} has {length} symbols; there are {SYMBOLS}")
+    return own_table(reader.take(length)) if length else book.only(row)
+
+
+def _read_head(reader: _Reader, shape: tuple[int, ...], size: int, flags: int) -> _Head:
     rank = reader.byte()
     if rank > rank_limit(shape):
         raise CorruptPayload(f"rank {rank} at byte {reader.at}; a tensor of shape {shape} allows {rank_limit(shape)}")
@@ -107,23 +116,25 @@ def _read_head(reader: _Reader, shape: tuple[int, ...], size: int, sparse: bool)
             units.append(reader.byte())
             tables += [reader.byte(), reader.byte()]
     survivors = reader.varint(size, "number of survivors")
-    if survivors and not sparse:
+    if survivors and not flags & SPARSE_FLAG:
         raise CorruptPayload(f"{survivors} survivors at byte {reader.at}, but the body gives no step")
-    return _Head(rank, base, np.array(units, np.int64), tables, survivors, reader.byte() if survivors else 0)
+    gaps = _read_table(reader, gap_book(), bool(flags & OWN_FLAG)) if survivors else None
+    return _Head(rank, base, np.array(units, np.int64), tables, survivors, gaps)
 
 
 def _read_symbols(
-    reader: _Reader, layout: Layout, heads: list[_Head], log2_lanes: int, level_table: int, step: float, shifts: Shifts
+    reader: _Reader, layout: Layout, heads: list[_Head], log2_lanes: int, level_table: Book, step: float, shifts: Shifts
 ) -> tuple[Levels, tuple[float, ...]]:
-    # Runs of symbols that share a table: (table's row among both books, length).
-    runs: list[tuple[int, int]] = []
+    # Runs of symbols that share a table.
+    runs: list[tuple[Book, int]] = []
+    book = level_book()
     for head, segment in zip(heads, layout.segments, strict=True):
         if head.rank:
             m, n = matrix_shape(segment.shape) or (0, 0)
-            runs += [(table, (m, n)[place % 2]) for place, table in enumerate(head.tables)]
+            runs += [(book.only(table), (m, n)[place % 2]) for place, table in enumerate(head.tables)]
     num_factor = sum(length for _, length in runs)
     sparse = [head for head in heads if head.survivors]
-    runs += [(GAP_TABLES + head.gap_table, head.survivors) for head in sparse]
+    runs += [(head.gap_table, head.survivors) for head in sparse if head.gap_table is not None]
     runs += [(level_table, head.survivors) for head in sparse]
     if not runs:
         raise CorruptPayload("body holds no symbols; an empty update has its own kind")
@@ -131,8 +142,7 @@ def _read_symbols(
     total = int(lengths.sum())
     if log2_lanes < least_lanes(total):
         raise CorruptPayload(f"{total} symbols need at least 2^{least_lanes(total)} lanes; the body has 2^{log2_lanes}")
-    used, rows = np.unique([table for table, _ in runs], return_inverse=True)
-    coded = rans.Runs(both_books().frequency[used], rows.astype(np.int64), lengths)
+    coded = runs_of([table for table, _ in runs], lengths)
     symbols, taken = rans.decode(reader.data[reader.at :], coded, log2_lanes)
     reader.at += taken
 
@@ -143,10 +153,9 @@ def _read_symbols(
     body = reader.data[reader.at :]
     if len(body) != (first_sign + signs + 7) // 8:
         raise CorruptPayload(f"{len(body)} bytes are left for {first_sign + signs} plain bits")
-    costs = both_books().cost + WIDTH
     ends = np.cumsum(lengths).tolist()
     run_bits = [
-        float(np.bincount(symbols[end - length : end], minlength=SYMBOLS) @ costs[table])
+        float(np.bincount(symbols[end - length : end], minlength=SYMBOLS) @ (table.cost[0] + WIDTH))
         for end, (table, length) in zip(ends, runs, strict=True)
     ]
     plain = unpack(body, widths)

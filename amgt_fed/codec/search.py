@@ -11,7 +11,7 @@ from amgt_fed.codec.body import Levels, TensorLevels, coarse_step
 from amgt_fed.codec.predict import Model
 from amgt_fed.codec.quantize import Shifts, best_shifts
 from amgt_fed.codec.survivors import Candidate
-from amgt_fed.codec.tensor import SPARSE_PRICE, TensorSource
+from amgt_fed.codec.tensor import ALONE_PRICE, SPARSE_PRICE, TensorSource
 
 _SLOPE = 0.6  # of log error, and of minus log bytes, by log lambda, where low-rank terms carry most
 _FARTHEST = 2.5  # in log lambda at once
@@ -59,10 +59,15 @@ class Point:
         return Levels(tensors, self.step, self.shifts)
 
 
+def price_for(sources: list[TensorSource]) -> float:
+    """lambda / step^2 of the survivors."""
+    return ALONE_PRICE if all(source.matrix is None for source in sources) else SPARSE_PRICE
+
+
 def evaluate(sources: list[TensorSource], log_lambda: float) -> Point:
     """The best candidate of every tensor at one lambda."""
     lam = math.exp(log_lambda)
-    step = coarse_step(math.sqrt(lam / SPARSE_PRICE))
+    step = coarse_step(math.sqrt(lam / price_for(sources)))
     return Point(log_lambda, step, tuple(source.best(lam, step) for source in sources))
 
 

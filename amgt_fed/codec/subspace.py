@@ -65,10 +65,10 @@ class SubspaceCodec(Codec):
             body = codec.compress(coefficients, reduced, max_error=inner, max_bytes=room, state=None, rng=rng)
             data = head + body.data
             if not math.isfinite(max_error):
-                return Body(data)
+                return Body(data, version=body.version)
             error = l2_norm(gather(self.open(memoryview(data), layout), layout) - update)
             if error <= max_error:
-                return Body(data)
+                return Body(data, version=body.version)
             inner *= 0.6
         raise ImpossibleBudget(
             f"an error of {max_error:.6g} is out of reach: what lies outside round {self.subspace.round}'s subspace of "

@@ -1,4 +1,4 @@
-"""Two books of 256 probability tables, so that a table costs one byte.
+"""Two books of 256 probability tables, so that a table costs one byte; and tables of a payload's own, a byte a symbol.
 
 The level book is for quantizer levels: a probability of zero, and a tail that falls geometrically or like a Gaussian.
 The gap book is for distances between survivors: geometric, or a mixture of two where survivors cluster.
@@ -20,7 +20,7 @@ from amgt_fed.codec.symbols import FIRST, SYMBOLS
 
 PRECISION = 15  # bits; frequencies of a table sum to 2^15
 TOTAL = 1 << PRECISION
-GAP_TABLES = 256
+_HEAVIEST = 31 << 15
 _LONGEST = 1024  # levels followed one by one; the tail beyond is left to the least frequency
 # Odds of zero against the rest, half a nat (factor 1.65) apart from 1/20 to 90.
 _ODDS_FIRST, _ODDS_RATIO, _ODDS = 0.05, 1.6487, 16
@@ -36,6 +36,10 @@ class Book:
 
     frequency: NDArray[np.int64]
     cost: NDArray[np.float64]
+
+    def only(self, row: int) -> Book:
+        """A book of one of the tables."""
+        return Book(self.frequency[row : row + 1], self.cost[row : row + 1])
 
     def best(self, histogram: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """The cheapest table for each histogram, and the bits it takes.
@@ -83,11 +87,25 @@ def gap_book() -> Book:
     return _normalised(np.array(rows))
 
 
-@cache
-def both_books() -> Book:
-    """The level book's tables, and from row `GAP_TABLES` on the gap book's."""
-    levels, gaps = level_book(), gap_book()
-    return Book(np.concatenate([levels.frequency, gaps.frequency]), np.concatenate([levels.cost, gaps.cost]))
+def own_codes(counts: NDArray[np.int64]) -> bytes:
+    """A table of the counts' own, one byte for each symbol up to the last that occurs.
+
+    A byte is 0, or 1 + 16 e + m for a weight of (16 + m) 2^e: within 3 %, which costs some ten-thousandths of a bit.
+    """
+    last = int(np.flatnonzero(counts)[-1])
+    weights = counts[: last + 1] * (_HEAVIEST / int(counts.max()))
+    fraction, exponent = np.frexp(weights)
+    code = np.clip(np.round(fraction * 32).astype(np.int64) - 16 + 16 * (exponent - 5), 0, 255 - 1) + 1
+    return bytes(np.where(counts[: last + 1] > 0, code, 0).astype(np.uint8))
+
+
+def own_table(codes: bytes) -> Book:
+    """A book of the one table that these codes say; all zero is a table of equal frequencies."""
+    code = np.frombuffer(codes, np.uint8).astype(np.int64) - 1
+    mass = np.zeros((1, SYMBOLS), np.int64)
+    # 2^14: `_normalised` takes its sums in such units.
+    mass[0, : code.size] = np.where(code >= 0, (16 + (code & 15)) << ((code >> 4) + 14), 0)
+    return _normalised(mass)
 
 
 def _mixed_gaps(mean: float, share: float, factor: float) -> NDArray[np.int64]:

@@ -16,8 +16,9 @@ from amgt_fed.codec.symbols import SYMBOLS, WIDTH, to_symbols
 from amgt_fed.codec.tables import level_book
 from amgt_fed.layout import Float32Vector
 
-# lambda / step^2: squared error, in steps, that one bit must save. Swept on real updates; high-rate theory has 0.116.
-SPARSE_PRICE, FACTOR_PRICE = 0.1, 0.085
+# lambda / step^2: squared error, in steps, that one bit must save. Swept on real updates, and for survivors that no
+# factors stand beside on Laplace and Student vectors; high-rate theory has 0.116.
+SPARSE_PRICE, ALONE_PRICE, FACTOR_PRICE = 0.07, 0.05, 0.085
 _SHARES = (0.0, 0.4, 0.7, 1.0)
 _RELEARN = 1.35
 # Factors serve lambdas within this factor of the one they were rounded for: where survivors carry most, and where not.

@@ -70,9 +70,9 @@ class Unbiased(Codec):
         for trial in range(_ROUNDS):
             data = _draw(update, layout, step, seed + trial)
             if max_bytes is None and self._error(data, update, layout) <= max_error:
-                return Body(data)
+                return Body(data, version=wire.version_of(data))
             if max_bytes is not None and len(data) <= max_bytes:
-                return Body(data)
+                return Body(data, version=wire.version_of(data))
             step *= 0.97 if max_bytes is None else 1.03
         raise ImpossibleBudget("no unbiased rounding meets the budget; give more bytes or a larger error")
 

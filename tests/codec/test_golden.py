@@ -8,18 +8,19 @@ import pytest
 
 from amgt_fed.codec import Layout, UnsupportedPayload, WrongLayout, codec_names, decode
 from amgt_fed.codec.describe import describe
+from amgt_fed.codec.frame import FORMAT_VERSION
 from amgt_fed.codec.tables import gap_book, level_book
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "codec"
 LAYOUT = Layout.from_shapes(json.loads((GOLDEN / "layout.json").read_text()))
 NAMES = [
-    "amgt_dense", "amgt_empty", "amgt_lossless", "amgt_low_rank", "amgt_mixed", "amgt_scaled", "deadzone", "dense",
-    "eden", "float16", "int8", "powersgd", "qsgd", "sign", "stc", "topk", "unbiased",
+    "amgt_dense", "amgt_empty", "amgt_lossless", "amgt_low_rank", "amgt_mixed", "amgt_own_tables", "amgt_scaled",
+    "deadzone", "dense", "eden", "float16", "int8", "powersgd", "qsgd", "sign", "stc", "subspace", "topk", "unbiased",
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_version_1_payload_still_decodes_to_the_same_bits(name: str) -> None:
+def test_a_payload_of_every_version_still_decodes_to_the_same_bits(name: str) -> None:
     decoded = decode((GOLDEN / f"{name}.bin").read_bytes(), LAYOUT)
     np.testing.assert_array_equal(decoded.view(np.uint32), np.load(GOLDEN / f"{name}.npy").view(np.uint32))
 
@@ -29,10 +30,15 @@ def test_every_codec_has_a_golden_payload() -> None:
     assert described == set(codec_names())
 
 
+def test_only_a_body_with_tables_of_its_own_needs_version_2() -> None:
+    versions = {name: describe((GOLDEN / f"{name}.bin").read_bytes()).version for name in NAMES}
+    assert versions == {name: 2 if name == "amgt_own_tables" else 1 for name in NAMES}
+
+
 def test_a_newer_version_is_refused_with_the_fix() -> None:
     payload = bytearray((GOLDEN / "amgt_mixed.bin").read_bytes())
-    payload[0] += 1
-    with pytest.raises(UnsupportedPayload, match=r"version 2.*upgrade"):
+    payload[0] = 0xA0 | FORMAT_VERSION + 1
+    with pytest.raises(UnsupportedPayload, match=r"version 3.*upgrade"):
         decode(bytes(payload), LAYOUT)
 
 

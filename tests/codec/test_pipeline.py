@@ -41,11 +41,11 @@ def test_noise_costs_no_more_than_the_plain_dead_zone() -> None:
 
 
 def test_laplace_noise_comes_close_to_its_dead_zone_entropy() -> None:
-    layout = Layout.from_shapes({"x": (1 << 17,)})
+    layout = Layout.from_shapes({"x": (1 << 19,)})
     x = np.random.default_rng(1).laplace(size=layout.size).astype(np.float32)
     encoded = encode(x, layout, RelativeError(0.1))
     # The least order-0 entropy of a dead-zone quantizer with centroids at this error, found by a sweep: 1.757 bits.
-    assert encoded.bits_per_parameter < 1.757 * 1.05
+    assert encoded.bits_per_parameter < 1.757 * 1.02
 
 
 def test_decode_into_adds_what_decode_gives() -> None:
