@@ -1,0 +1,1 @@
+"""Digits on Flower, in the shape of its quickstart."""
