@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from amgt_fed.cli.notify import Watchdog, watchdog_interval_s
 from amgt_fed.cli.service import run_service
 from amgt_fed.errors import AMGTFedError, EngineError
 
@@ -70,6 +71,9 @@ def run(
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, ...; by default the run's.")] = None,
     threads: Annotated[int, typer.Option("--threads", min=0, help="Compute threads; 0: the libraries' choice.")] = 0,
     max_message_mib: Annotated[int, typer.Option("--max-message-mib", min=1, help="Largest message taken.")] = 1024,
+    alive_file: Annotated[
+        Path | None, typer.Option("--alive-file", help="Touched every few seconds while connections are served.")
+    ] = None,
     once: Annotated[
         bool, typer.Option("--once", help="Exit when the run is over instead of waiting for the next.")
     ] = False,
@@ -95,16 +99,12 @@ def run(
         receive_budget_bytes=max(max_message_mib * 1024 * 1024, LinkLimits().receive_budget_bytes),
     )
     log.info("%s for server %s, app %s", ", ".join(node.name for node in hosted[:5]), link.address, client_app)
+    host = ClientHost(
+        loaded, link.address, link.tls, hosted, limits=limits, stay=not once, certificates=link.certificates
+    )
     try:
-        ClientHost(
-            loaded,
-            link.address,
-            link.tls,
-            hosted,
-            limits=limits,
-            stay=not once,
-            certificates=link.certificates,
-        ).run()
+        with Watchdog(host.call_soon, watchdog_interval_s(), alive_file):
+            host.run()
     except AMGTFedError:
         raise
     except Exception as error:

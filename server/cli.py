@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from amgt_fed.cli.notify import Watchdog, watchdog_interval_s
 from amgt_fed.cli.service import run_service, security
 from amgt_fed.errors import AMGTFedError, ConfigError, EngineError, StateError
 from amgt_fed.runs.files import write_atomically
@@ -92,6 +93,9 @@ def run(
     max_message_mib: Annotated[
         int | None, typer.Option("--max-message-mib", min=1, help="Largest reply taken (link.max_message_bytes).")
     ] = None,
+    alive_file: Annotated[
+        Path | None, typer.Option("--alive-file", help="Touched every few seconds while connections are served.")
+    ] = None,
     server_app: Annotated[
         str, typer.Option("--server-app", help="Another Flower ServerApp, as module:attribute.")
     ] = OWN_APP,
@@ -126,6 +130,7 @@ def run(
             from .fleet_activity import ActivityRecorder
 
             stack.enter_context(ActivityRecorder(opened, grid))
+        stack.enter_context(Watchdog(grid.call_soon, watchdog_interval_s(), alive_file))
         log.info("listening at %s (%s)", grid.address, "plaintext" if tls is None else "mutual TLS")
         print(f"listening at {grid.address}", flush=True)
         if address_file is not None:

@@ -92,12 +92,16 @@ class ClientHost:
             while (item := self._requests.get()) is not None:
                 self._handle(*item)
         finally:
-            if self._loop is not None:
-                with contextlib.suppress(RuntimeError):  # the loop has closed by itself
-                    self._loop.call_soon_threadsafe(self._cancel_all)
+            self.call_soon(self._cancel_all)
             thread.join(STOP_GRACE_S)
         if self._error is not None:
             raise self._error
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        """Run `callback` in the thread of the links; before they have begun and after they have ended, not at all."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(callback)
 
     def _handle(self, client: LinkClient, node: HostedNode, request: Request) -> None:
         if not client.is_wanted(request):

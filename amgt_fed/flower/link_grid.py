@@ -131,6 +131,14 @@ class LinkGrid(MailboxGrid):
         """Bytes on the socket and payload bytes, both ways, for each node name and in total; see `link.Traffic`."""
         return self._server.traffic()
 
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        """Run `callback` in the link's thread.
+
+        Raises:
+            LinkError: the link's server has stopped.
+        """
+        self._server.call_soon(callback)
+
     def wait_nodes(self, count: int, timeout: float | None = None) -> bool:
         """Block until at least `count` nodes are there; False after `timeout` seconds."""
         with self._nodes_changed:

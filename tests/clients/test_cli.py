@@ -36,6 +36,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         def run(self) -> None:
             pass
 
+        def call_soon(self, callback: Callable[[], None]) -> None:
+            callback()
+
     monkeypatch.setattr("amgt_fed.flower.client_host.ClientHost", Host)
 
     def command(*arguments: str, server: str = "127.0.0.1:7070") -> list[tuple[str, dict[str, object]]]:
