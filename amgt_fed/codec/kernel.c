@@ -197,18 +197,23 @@ int64_t amgt_rans_encode(const uint8_t *symbols, int64_t runs, const int64_t *ro
     return room - left;
 }
 
-/* rans.decode: lookup has 2^15 entries a row. Returns the words taken, or -1 where they end early. */
+/* rans.decode: lookup has 2^15 entries a row; without one (a null pointer) symbols are searched for. Returns the words
+   taken, or -1 where they end early. */
 int64_t amgt_rans_decode(const uint8_t *data, int64_t num_words, int64_t runs, const int64_t *rows,
                          const int64_t *lengths, const uint8_t *lookup, const uint32_t *frequency,
                          const uint32_t *cumulative, int64_t lanes, uint32_t *states, uint8_t *symbols) {
     int64_t at = 0, position = 0;
     for (int64_t run = 0; run < runs; run++) {
         const uint32_t *f = frequency + rows[run] * SYMBOLS, *c = cumulative + rows[run] * SYMBOLS;
-        const uint8_t *row = lookup + (rows[run] << PRECISION);
+        const uint8_t *row = lookup ? lookup + (rows[run] << PRECISION) : 0;
         for (int64_t end = at + lengths[run]; at < end; at++) {
             uint32_t *state = states + (at & (lanes - 1)), x = *state;
             const uint32_t slot = x & ((1u << PRECISION) - 1);
-            const uint8_t symbol = row[slot];
+            uint8_t symbol = 0;
+            if (row)
+                symbol = row[slot];
+            else /* the last symbol that starts at or before the slot */
+                for (int half = SYMBOLS / 2; half; half /= 2) symbol += c[symbol + half] <= slot ? half : 0;
             symbols[at] = symbol;
             x = f[symbol] * (x >> PRECISION) + slot - c[symbol];
             if (x < 1u << 16) {

@@ -125,7 +125,7 @@ def decode(data: memoryview, runs: Runs, log2_lanes: int) -> tuple[NDArray[np.ui
     rows, lengths, start = runs.rows, runs.lengths, runs.start
     total = int(lengths.sum())
     tables = len(runs.frequency)
-    if tables <= _LOOKUP_TABLES and (kernel := kernel_for(total)) is not None:
+    if (kernel := kernel_for(total)) is not None:
         return _decode_by(kernel, data, runs, lanes, total)
     words = np.frombuffer(data[4 * lanes : len(data) - (len(data) & 1)], "<u2")
     if log2_lanes == 0:
@@ -174,11 +174,15 @@ def _decode_by(
     states = np.frombuffer(data[: 4 * lanes], "<u4").astype(np.uint32)
     words = np.frombuffer(data[4 * lanes :], np.uint8)
     tables = len(runs.frequency)
-    lookup = np.repeat(np.tile(np.arange(SYMBOLS, dtype=np.uint8), tables), runs.frequency.reshape(-1))
+    # As below: 32 KiB each for a few tables, none for many.
+    few = tables <= _LOOKUP_TABLES
+    each = np.tile(np.arange(SYMBOLS, dtype=np.uint8), tables) if few else np.zeros(0, np.uint8)
+    lookup = np.repeat(each, runs.frequency.reshape(-1)) if few else each
     frequency, start = owned(runs.frequency, np.uint32), owned(runs.start, np.uint32)
     rows, lengths = owned(runs.rows, np.int64), owned(runs.lengths, np.int64)
     used = kernel.amgt_rans_decode(
-        address(words), whole(words.size // 2), whole(rows.size), address(rows), address(lengths), address(lookup),
+        address(words), whole(words.size // 2), whole(rows.size), address(rows), address(lengths),
+        address(lookup) if few else None,
         address(frequency), address(start), whole(lanes), address(states), address(symbols),
     )  # fmt: skip
     if used < 0:

@@ -31,7 +31,7 @@ class Candidate:
     selection: Selection  # survivors of the residual
     quantized: Quantized
     survivor_bits: float  # what one more survivor on level 1 costs
-    source: Survivors  # of whose values these are some
+    source: Survivors  # of whose values these are some; released when others have taken their place
     factor_bits: float = 0.0
 
     @property
@@ -83,6 +83,11 @@ class Survivors:
         self._bins: NDArray[np.float64] | None = None
         self._above: NDArray[np.float64] | None = None
         self._taken: Selection | None = None
+
+    def release(self) -> None:
+        """Let go of the values, of which no more will be asked; the histogram stays."""
+        _ = self.bins
+        self.values, self._taken, self._above = np.zeros(0, np.float32), None, None
 
     @property
     def bins(self) -> NDArray[np.float64]:

@@ -98,8 +98,12 @@ class TensorSource:
             # Long lists of survivors are not kept: they fit one step only, and would outgrow the update.
             self.seen += [candidate] if candidate.indices.size <= _KEPT_SURVIVORS else []
             if best is None or candidate.cost(lam) < best.cost(lam):
+                self._release(made, but=of)
                 best, made = candidate, of
+            else:
+                self._release(of, but=made)
         assert best is not None
+        self._release(self._made, but=made)
         self._made = made
         if not near:
             self._learned, self._share = lam, (made.rank / expected if made and expected else 0.0 if expected else 1.0)
@@ -127,7 +131,15 @@ class TensorSource:
         most = min(rank_limit(self.matrix.shape), len(self._space.values))
         for other in (rank + 2, rank + 1, rank - 1):
             if 0 <= other <= most:
-                self.seen.append(self._at_rank(other, lam, sparse_step)[0])
+                candidate, made = self._at_rank(other, lam, sparse_step)
+                self.seen.append(candidate)
+                self._release(made, but=self._made)
+
+    @staticmethod
+    def _release(made: _Made | None, but: _Made | None) -> None:
+        """Let go of a residual, unless it is the other's: one of a tensor is held at a time."""
+        if made is not None and (but is None or made.rest is not but.rest):
+            made.rest.release()
 
     def _expected(self, lam: float) -> int:
         if self.matrix is None:
