@@ -7,9 +7,11 @@ import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from amgt_fed.codec import decode
 from amgt_fed.federated.budgets import BudgetRule
 from amgt_fed.federated.client import ClientState, LocalResult, advance, client_round
-from amgt_fed.federated.messages import ClientUpdate, NeedsModel, RoundPlan
+from amgt_fed.federated.gradient import encode_gradient
+from amgt_fed.federated.messages import NeedsModel, RoundPlan
 from amgt_fed.federated.scaffold import scaffold_round
 from amgt_fed.flower.records import pack, unpack
 from amgt_fed.layout import Float32Vector
@@ -83,7 +85,7 @@ def train(message: Message, context: Context) -> Message:
 
 @app.train("gradient")
 def gradient(message: Message, context: Context) -> Message:
-    """Measure the gradient of this client's full objective at the round's model, without local steps."""
+    """Measure the gradient of this client's full objective, without local steps, at x_k or at the plan's probe."""
     session = session_for(context)
     config = session.setup.config
     torch.set_num_threads(config.client.threads)
@@ -93,19 +95,10 @@ def gradient(message: Message, context: Context) -> Message:
     if isinstance(reached, NeedsModel):
         return Message(pack(encode_needs_model(reached)), reply_to=message)
     data = session.data(client)
-    found = full_gradient(session.setup.task, session.model(), data, reached.model)
-    budget = BudgetRule.parse(config.convergence.certify_budget).at(plan.round)
-    encoded = session.setup.compression().codec.encode(found.vector, session.layout, budget)
-    error = encoded.error_l2 + found.rounding_l2
-    answer = ClientUpdate(
-        round=plan.round,
-        payload=encoded.payload,
-        num_examples=found.num_examples,
-        error_l2=error,
-        update_l2=encoded.update_l2,
-        deviation_l2=error,
-        loss=found.loss,
-    )
+    point = reached.model - decode(plan.probe, session.layout) if plan.probe else reached.model
+    found = full_gradient(session.setup.task, session.model(), data, point)
+    rule = BudgetRule.parse(config.convergence.certify_budget)
+    answer = encode_gradient(plan, found.exact, found.num_examples, found.loss, session.layout, rule)
     return Message(pack(encode_update(answer)), reply_to=message)
 
 

@@ -18,7 +18,7 @@ log = logging.getLogger("amgt_fed.server")
 
 
 def tracker_for(config: RunConfig, constants: Constants | None = None) -> ConvergenceTracker:
-    """The tracker of a run, with what the configuration knows and asks; 0 stands for unknown or off.
+    """The tracker of a run, with what the configuration knows and asks; of mu and L, 0 stands for unknown.
 
     Args:
         config: of the run.
@@ -32,8 +32,7 @@ def tracker_for(config: RunConfig, constants: Constants | None = None) -> Conver
             mu=convergence.mu or known.mu,
             smoothness=convergence.smoothness or known.smoothness,
             c=convergence.delta_c or None,
-            # 0 is no empty value here but the bound of any loss that is not negative.
-            f_low=convergence.f_low or known.f_low or 0.0,
+            f_low=(known.f_low or 0.0) if convergence.f_low == "auto" else convergence.f_low,
         ),
         rules=StatusRules(
             gap_tolerance=convergence.gap_tolerance or None,

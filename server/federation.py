@@ -28,6 +28,7 @@ from amgt_fed.setup import Setup, build
 from amgt_fed.tasks import evaluate
 
 from .bookkeeping import log_round, plain_certificate, stop_reason, tracker_for
+from .certify import Certifier
 from .roster import Roster, introduced
 from .rounds import RoundRunner, Score, Traffic, start_state
 
@@ -81,10 +82,13 @@ class Federation:
             roster = Roster(self._grid, self._config, self._layout, state.run)
             self._checkpoint = replace(self._checkpoint, state=introduced(state, roster.wait()))
             runner = RoundRunner(self._grid, self._setup, self._layout, roster)
+            certifier = Certifier(
+                runner, self._setup, self._layout, roster, self._tracker.assumptions, self._checkpoint.nearest
+            )
             while self._goes_on:
-                self._one_round(runner, roster)
+                self._one_round(runner, certifier, roster)
             if self._lacks_certificate:
-                self._certify_result(runner)
+                self._certify_result(certifier)
         return self._finish()
 
     @property
@@ -95,7 +99,7 @@ class Federation:
     def _lacks_certificate(self) -> bool:
         return self._config.convergence.certify_every > 0 and self._checkpoint.certificate is None
 
-    def _one_round(self, runner: RoundRunner, roster: Roster) -> None:
+    def _one_round(self, runner: RoundRunner, certifier: Certifier, roster: Roster) -> None:
         began = time.monotonic()
         before = self._checkpoint
         state, round = before.state, before.state.round
@@ -105,7 +109,7 @@ class Federation:
         measured = None
         every = self._config.convergence.certify_every
         if every and (round == 1 or round % every == 0):
-            state, measured = runner.certify(state, traffic)
+            state, measured = certifier.certify(state, traffic)
         state, aggregate, step = runner.run(state, traffic)
         score = None
         if round % self._config.federation.evaluate_every == 0 or round == self._config.rounds:
@@ -126,6 +130,7 @@ class Federation:
             failures=before.failures + len(traffic.failures),
             elapsed_s=elapsed,
             stopped=stopped,
+            nearest=certifier.nearest,
         )
         # The line first: a resumed run cuts lines the checkpoint does not know of, and could not restore a lost one.
         self._directory.append_round(record)
@@ -144,20 +149,23 @@ class Federation:
         loss, metrics, _ = evaluate(self._setup.task, self._scorer, self._test_data)
         return state, Score(loss, metrics)
 
-    def _certify_result(self, runner: RoundRunner) -> None:
+    def _certify_result(self, certifier: Certifier) -> None:
         """Certify the final model; its own exchange, after the last round's line is written."""
         before = self._checkpoint
         traffic = Traffic()
-        state, measured = runner.certify(before.state, traffic)
+        state, measured = certifier.certify(before.state, traffic)
         certificate = None
         if measured is not None:
             found = certify(state.round, measured, self._tracker.assumptions.mu)
             certificate = plain_certificate(found)
             log.info("the final model: gradient norm in [%.4g, %.4g]", found.gradient_lower, found.gradient_upper)
+            if found.gap is not None:
+                log.info("the final model: f - f* in [%.4g, %.4g]", found.gap_lower or 0.0, found.gap)
         self._checkpoint = replace(
             before,
             state=state,
             certificate=certificate,
+            nearest=certifier.nearest,
             uplink_bytes=before.uplink_bytes + traffic.uplink_bytes,
             downlink_bytes=before.downlink_bytes + traffic.downlink_bytes,
             failures=before.failures + len(traffic.failures),

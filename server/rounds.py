@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from flwr.serverapp import Grid
 
-from amgt_fed.convergence import CertifiedGradient
 from amgt_fed.errors import AMGTFedError, RoundError
 from amgt_fed.federated.aggregate import Accumulator
 from amgt_fed.federated.catchup import plan_for
@@ -77,7 +75,7 @@ class RoundRunner:
                 control=control_mean(state),
             )
             try:
-                state = self._collect("train", state, accumulator, participants, traffic)
+                state = self.collect("train", state, accumulator, participants, traffic)
             except ControlLost as lost:  # at most once a round: in the new epoch no client is expected to hold one
                 log.warning("%s; all control variates start again from zero", lost)
                 state = restarted(lost.state, self._layout)
@@ -98,54 +96,33 @@ class RoundRunner:
             log.warning("%s; trying other clients", text)
             state = introduced(state, self._roster.refresh())
 
-    def certify(self, state: ServerState, traffic: Traffic) -> tuple[ServerState, CertifiedGradient | None]:
-        """Measure the gradient of every connected client's full objective at x_k, without local steps.
-
-        Returns:
-            The state, for clients that were behind have caught up, and the gradient; None where nobody answered.
-
-        Source: ALGORITHM section 4, certified rounds.
-        """
-        clients = sorted(self._roster.nodes)
-        accumulator = Accumulator(self._layout, clients)
-        state = self._collect("train.gradient", state, accumulator, clients, traffic)
-        if not accumulator.added:
-            return state, None
-        found = accumulator.aggregate()
-        if self._downlink.codec is not None:
-            for client in found.participants:
-                state = with_synced(state, client, state.round)
-        taken, everyone = len(found.participants), self._setup.config.partition.num_clients
-        # Sampling without replacement: the variance of a mean of m of N carries the factor (N - m) / (N - 1).
-        spread = found.drift * found.update_norm
-        sampling = None if taken == everyone else spread * math.sqrt((everyone - taken) / max(everyone - 1, 1) / taken)
-        return state, CertifiedGradient(
-            norm=found.update_norm,
-            error=found.delta,
-            full_participation=taken == everyone,
-            sampling_error=sampling,
-            loss=found.loss,
-        )
-
-    def _collect(
+    def collect(
         self,
         message_type: str,
         state: ServerState,
         accumulator: Accumulator,
         participants: list[int],
         traffic: Traffic,
+        *,
+        probe: bytes = b"",
+        error_budget: float = 0.0,
     ) -> ServerState:
+        """Send `participants` their plans and put what they answer into `accumulator`; the state notes who had to be
+        sent the model.
+
+        Raises:
+            ControlLost: a client's control variate is another than the server's sum counts on.
+        """
         config = self._setup.config
         digest = vector_digest(state.model)
         dense = self._downlink.codec is None
         exchange = Exchange(self._grid, message_type, group=str(state.round), deadline_s=config.federation.deadline_s)
-        exchange.send(
-            {
-                client: encode_plan(plan_for(state, client, digest, dense=dense), self._layout)
-                for client in participants
-            },
-            self._roster.nodes,
-        )
+
+        def plan(client: int, dense: bool) -> bytes:
+            found = plan_for(state, client, digest, dense=dense)
+            return encode_plan(replace(found, probe=probe, error_budget=error_budget), self._layout)
+
+        exchange.send({client: plan(client, dense) for client in participants}, self._roster.nodes)
         resent: set[int] = set()
         for reply in exchange.replies():
             client = reply.client
@@ -169,8 +146,7 @@ class RoundRunner:
             log.warning("client %d is sent the model: %s", client, answer.reason)
             resent.add(client)
             state = with_synced(state, client, 0)
-            plan = plan_for(state, client, digest, dense=True)
-            exchange.send({client: encode_plan(plan, self._layout)}, self._roster.nodes)
+            exchange.send({client: plan(client, True)}, self._roster.nodes)
         for client in exchange.missing:
             self._fail(client, f"no answer within {config.federation.deadline_s:g} s", traffic)
             accumulator.give_up(client)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -55,11 +55,16 @@ class ConvergenceConfig(Section):
     delta_c: Finite = Field(0.0, ge=0, description="budget of the round's error: delta_k <= delta_c / k, eq. (27)")
     mu: Finite = Field(0.0, ge=0, description="strong convexity, if known (an l2 regulariser's weight)")
     smoothness: Finite = Field(0.0, ge=0, description="L of the global objective, if known")
-    f_low: Finite = Field(0.0, description="a lower bound of the loss")
+    f_low: Finite | Literal["auto"] = Field(
+        "auto", description="a lower bound of the loss; auto: the task's own, or 0, below which no usual loss falls"
+    )
     certify_every: int = Field(
         0, ge=0, description="rounds between certificates, from the gradient of every client's full objective; 0: never"
     )
     certify_budget: str = Field("nmse=1e-4", description="codec budget of those gradients, as codec.uplink_budget")
+    certify_probes: int = Field(
+        30, ge=0, description="gradients measured at other points, at most, to bound the gap within twice; needs mu"
+    )
     gap_tolerance: Finite = Field(0.0, ge=0, description="converged, and stop, when f(x) - f* is certified below it")
     gradient_tolerance: Finite = Field(0.0, ge=0, description="the same for the norm of the gradient")
     stop_on_divergence: bool = Field(True, description="stop with status `diverging` instead of wasting rounds")

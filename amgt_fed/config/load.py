@@ -157,6 +157,14 @@ def _allowed(key: str) -> str:
         return str(node["description"])
     if node.get("minLength"):
         return "text that is not empty"
+    if "anyOf" in node:
+        return " or ".join(_in_words(option) for option in node["anyOf"])
+    return _in_words(node)
+
+
+def _in_words(node: Mapping[str, Any]) -> str:
+    if "const" in node:
+        return str(node["const"])
     names = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "string": "text"}
     words = names.get(node.get("type", ""), "a table")
     bounds = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}

@@ -3,6 +3,7 @@
 from . import theory
 from .errors import InvalidAssumption, InvalidMeasurement
 from .fit import LastHalfSlope, Slope, fit_slope
+from .gap import GapBounds, MeasuredPoint, MinimumSearch, gap_bounds
 from .measurement import Assumptions, CertifiedGradient, Measurement
 from .report import Bound, Bounds, Certificate, ErrorBudget, RoundReport, Status, StopReason
 from .rules import StatusRules, StopRules
@@ -16,10 +17,13 @@ __all__ = [
     "CertifiedGradient",
     "ConvergenceTracker",
     "ErrorBudget",
+    "GapBounds",
     "InvalidAssumption",
     "InvalidMeasurement",
     "LastHalfSlope",
+    "MeasuredPoint",
     "Measurement",
+    "MinimumSearch",
     "RoundReport",
     "Slope",
     "Status",
@@ -27,5 +31,6 @@ __all__ = [
     "StopReason",
     "StopRules",
     "fit_slope",
+    "gap_bounds",
     "theory",
 ]

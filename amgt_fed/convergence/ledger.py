@@ -14,12 +14,14 @@ from .report import Bound, Bounds, Certificate
 
 
 def certify(round: int, measured: CertifiedGradient, mu: float | None) -> Certificate:
-    """What the measured gradient proves about x_k; distance and gap only with mu. Source: ALGORITHM (B)."""
+    """What the measured gradient proves about x_k; distance and gap only with mu. Source: ALGORITHM (B), and gap.py."""
     upper = float(theory.gradient_upper(measured.norm, measured.error))
     distance = gap = None
     if mu is not None:
-        distance = _finite(float(theory.distance_certificate(measured.norm, measured.error, mu)))
-        gap = _finite(float(theory.gap_certificate(measured.norm, measured.error, mu)))
+        distance = float(theory.distance_certificate(measured.norm, measured.error, mu))
+        distance = _finite(min(distance, math.inf if measured.distance_upper is None else measured.distance_upper))
+        gap = float(theory.gap_certificate(measured.norm, measured.error, mu))
+        gap = _finite(min(gap, math.inf if measured.gap_upper is None else measured.gap_upper))
     sampling = measured.sampling_error
     return Certificate(
         round=round,
@@ -30,6 +32,7 @@ def certify(round: int, measured: CertifiedGradient, mu: float | None) -> Certif
         rigorous=measured.full_participation,
         sampling_error=sampling,
         estimated_gradient_upper=None if sampling is None else upper + sampling,
+        gap_lower=measured.gap_lower,
     )
 
 

@@ -69,9 +69,11 @@ class CertifiedGradient:
         sampling_error: estimate of ||participants' gradient - global gradient|| from the spread between clients. Never
             enters a rigorous figure.
         loss: the participants' objective at x_k, where it came along; in [f].
+        gap_lower, gap_upper: proven bounds on f(x_k) - f* from a second point (`gap_bounds`), where there was one.
+        distance_upper: the same for ||x_k - x*||.
 
     Raises:
-        InvalidMeasurement: a negative norm or error. They may be NaN or infinite: the run is then diverging, and
+        InvalidMeasurement: a negative norm, error or bound. They may be NaN or infinite: the run is then diverging, and
             nothing is certified.
     """
 
@@ -80,9 +82,12 @@ class CertifiedGradient:
     full_participation: bool = True
     sampling_error: float | None = None
     loss: float | None = None
+    gap_lower: float | None = None
+    gap_upper: float | None = None
+    distance_upper: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("norm", "error", "sampling_error"):
+        for name in ("norm", "error", "sampling_error", "gap_lower", "gap_upper", "distance_upper"):
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise InvalidMeasurement(f"certified gradient: {name}", value, ">= 0")

@@ -42,6 +42,7 @@ class Certificate:
         gradient_upper: and at most this.
         distance: bound on ||x - x*||; None without mu.
         gap: bound on f(x) - f*; None without mu.
+        gap_lower: f(x) - f* is at least this, where a second point was measured.
         rigorous: all clients took part. Otherwise the four figures hold for the participants' objective alone.
         sampling_error: estimated distance between the participants' gradient and the global one, kept apart.
         estimated_gradient_upper: gradient_upper + sampling_error: an estimate for the global objective, no bound.
@@ -55,6 +56,7 @@ class Certificate:
     rigorous: bool
     sampling_error: float | None = None
     estimated_gradient_upper: float | None = None
+    gap_lower: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

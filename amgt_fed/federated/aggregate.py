@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -145,7 +146,9 @@ class Accumulator:
 
     def _take(self, client: int, update: ClientUpdate) -> None:
         try:
-            decoded = decode(update.payload, self._layout)
+            decoded: NDArray[np.floating[Any]] = decode(update.payload, self._layout)
+            if update.fine:
+                decoded = decoded.astype(np.float64) + decode(update.fine, self._layout)
         except ValueError as error:  # CodecError: the payload is damaged or of another model
             self._rejected[client] = error
             return

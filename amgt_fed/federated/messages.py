@@ -69,6 +69,7 @@ class ClientUpdate:
         deviation_l2: ||q - D||, this client's share of the round's bounded error delta_k (27).
         loss: mean local training loss.
         gradient_scale: s such that D is about s times the mean gradient on the way; 0 where it is unknown.
+        fine: a second payload, of what the first leaves out; in gradients, whose mean may be far smaller than they are.
         control_round: with control variates, the last round whose update entered this client's own; 0 for none.
     """
 
@@ -82,6 +83,7 @@ class ClientUpdate:
     metrics: Mapping[str, float] = field(default_factory=dict)
     gradient_scale: float = 0.0
     control_round: int = 0
+    fine: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load, save
 
+from amgt_fed.convergence import MeasuredPoint
 from amgt_fed.errors import StateError
 from amgt_fed.federated.messages import StepRecord
 from amgt_fed.federated.state import ClientRecord, Control, ServerState
@@ -36,6 +37,7 @@ class Checkpoint:
         layout_digest: of the model; a checkpoint of another model is refused.
         stopped: why the run is over; empty while it goes on.
         certificate: of the final model, once the run is over and was asked for one.
+        nearest: the measured point nearest to the minimum, which bounds the gap in later certificates.
     """
 
     state: ServerState
@@ -47,6 +49,7 @@ class Checkpoint:
     elapsed_s: float = 0.0
     stopped: str = ""
     certificate: Mapping[str, Any] | None = None
+    nearest: MeasuredPoint | None = None
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -63,6 +66,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     tensors.update({f"optimizer.{name}": np.asarray(value) for name, value in state.optimizer.items()})
     if state.control is not None:
         tensors["control.total"], tensors["control.common"] = state.control.total, state.control.common
+    nearest = checkpoint.nearest
+    if nearest is not None:
+        tensors["nearest.at"], tensors["nearest.gradient"] = nearest.at, nearest.gradient
     if state.steps:
         tensors["steps"] = np.frombuffer(b"".join(step.payload for step in state.steps), np.uint8)
     data = save(tensors)
@@ -80,6 +86,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         "clients": {str(client): list(astuple(record)) for client, record in state.clients.items()},
         "control_epoch": 0 if state.control is None else state.control.epoch,
         "first_errors": list(state.first_errors),
+        "nearest": None if nearest is None else [nearest.value, nearest.error],
         "tracker": dict(checkpoint.tracker),
         "uplink_bytes": checkpoint.uplink_bytes,
         "downlink_bytes": checkpoint.downlink_bytes,
@@ -161,6 +168,7 @@ def _from_parts(facts: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> Chec
         elapsed_s=facts["elapsed_s"],
         stopped=facts["stopped"],
         certificate=facts.get("certificate"),
+        nearest=_nearest(facts.get("nearest"), tensors),
     )
 
 
@@ -168,3 +176,10 @@ def _control(facts: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> Control
     if "control.total" not in tensors:
         return None
     return Control(tensors["control.total"], tensors["control.common"], facts["control_epoch"])
+
+
+def _nearest(numbers: list[float] | None, tensors: dict[str, NDArray[Any]]) -> MeasuredPoint | None:
+    if numbers is None:
+        return None
+    value, error = numbers
+    return MeasuredPoint(tensors["nearest.at"], value, tensors["nearest.gradient"], error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from amgt_fed.runs.directory import RunDirectory
@@ -22,9 +22,14 @@ class Row:
 
 
 def primary_metric(rounds: Sequence[RoundRecord]) -> str:
-    """The metric to show: accuracy where there is one, the first by name otherwise, `loss` where there is none."""
-    names = {name for record in rounds for name in record.metrics}
-    return "accuracy" if "accuracy" in names else min(names, default="loss")
+    """The metric to show of a run: `chosen_metric` of all its rounds' metrics."""
+    return chosen_metric(name for record in rounds for name in record.metrics)
+
+
+def chosen_metric(names: Iterable[str]) -> str:
+    """Accuracy where there is one, the first by name otherwise, `loss` where there is none."""
+    known = set(names)
+    return "accuracy" if "accuracy" in known else min(known, default="loss")
 
 
 def comparison(directory: RunDirectory) -> list[Row]:

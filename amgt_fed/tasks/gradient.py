@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from amgt_fed.errors import TaskError
@@ -23,11 +24,13 @@ class FullGradient:
 
     Attributes:
         vector: in the layout's order, 0 for buffers.
+        exact: the same in float64, before rounding.
         rounding_l2: what was lost when the float64 gradient became float32.
         loss: mean loss at the same point.
     """
 
     vector: Float32Vector
+    exact: NDArray[np.float64]
     rounding_l2: float
     loss: float
     num_examples: int
@@ -68,7 +71,7 @@ def full_gradient(task: Task, flat: FlatModel, data: Dataset[Any], at: Float32Ve
         if gradient is not None:
             vector[segment.offset : segment.stop] = gradient.reshape(-1).cpu().numpy()
     narrow = vector.astype(np.float32)
-    return FullGradient(narrow, float(np.linalg.norm(vector - narrow)), loss, size)
+    return FullGradient(narrow, vector, float(np.linalg.norm(vector - narrow)), loss, size)
 
 
 def _double(batch: Batch) -> Batch:

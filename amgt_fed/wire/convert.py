@@ -113,6 +113,7 @@ def encode_update(update: ClientUpdate) -> bytes:
         metrics=dict(update.metrics),
         gradient_scale=update.gradient_scale,
         control_round=update.control_round,
+        fine=update.fine,
     ).SerializeToString(deterministic=True)
 
 
@@ -144,6 +145,7 @@ def decode_update(data: bytes, layout: Layout) -> ClientUpdate | NeedsModel:
         metrics=metrics_of(message.metrics),
         gradient_scale=norm_of("gradient_scale", message.gradient_scale),
         control_round=message.control_round,
+        fine=message.fine,
     )
 
 

@@ -41,7 +41,7 @@ class RoundPlan(_message.Message):
     def __init__(self, version: _Optional[int] = ..., round: _Optional[int] = ..., layout_digest: _Optional[bytes] = ..., base_digest: _Optional[bytes] = ..., first_step: _Optional[int] = ..., steps: _Optional[_Iterable[bytes]] = ..., model: _Optional[bytes] = ..., accepted_round: _Optional[int] = ..., run: _Optional[int] = ..., error_budget: _Optional[float] = ..., control_epoch: _Optional[int] = ..., keep: _Optional[_Iterable[float]] = ..., gain: _Optional[_Iterable[float]] = ..., control: _Optional[bytes] = ..., probe: _Optional[bytes] = ...) -> None: ...
 
 class ClientUpdate(_message.Message):
-    __slots__ = ("version", "round", "payload", "num_examples", "error_l2", "update_l2", "deviation_l2", "loss", "metrics", "needs_model", "gradient_scale", "control_round")
+    __slots__ = ("version", "round", "payload", "num_examples", "error_l2", "update_l2", "deviation_l2", "loss", "metrics", "needs_model", "gradient_scale", "control_round", "fine")
     class MetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -61,6 +61,7 @@ class ClientUpdate(_message.Message):
     NEEDS_MODEL_FIELD_NUMBER: _ClassVar[int]
     GRADIENT_SCALE_FIELD_NUMBER: _ClassVar[int]
     CONTROL_ROUND_FIELD_NUMBER: _ClassVar[int]
+    FINE_FIELD_NUMBER: _ClassVar[int]
     version: int
     round: int
     payload: bytes
@@ -73,7 +74,8 @@ class ClientUpdate(_message.Message):
     needs_model: str
     gradient_scale: float
     control_round: int
-    def __init__(self, version: _Optional[int] = ..., round: _Optional[int] = ..., payload: _Optional[bytes] = ..., num_examples: _Optional[int] = ..., error_l2: _Optional[float] = ..., update_l2: _Optional[float] = ..., deviation_l2: _Optional[float] = ..., loss: _Optional[float] = ..., metrics: _Optional[_Mapping[str, float]] = ..., needs_model: _Optional[str] = ..., gradient_scale: _Optional[float] = ..., control_round: _Optional[int] = ...) -> None: ...
+    fine: bytes
+    def __init__(self, version: _Optional[int] = ..., round: _Optional[int] = ..., payload: _Optional[bytes] = ..., num_examples: _Optional[int] = ..., error_l2: _Optional[float] = ..., update_l2: _Optional[float] = ..., deviation_l2: _Optional[float] = ..., loss: _Optional[float] = ..., metrics: _Optional[_Mapping[str, float]] = ..., needs_model: _Optional[str] = ..., gradient_scale: _Optional[float] = ..., control_round: _Optional[int] = ..., fine: _Optional[bytes] = ...) -> None: ...
 
 class Question(_message.Message):
     __slots__ = ("version", "run")
