@@ -17,6 +17,7 @@ from amgt_fed.config import RunConfig, merge, to_flat
 from amgt_fed.config.schema import Scalar
 from amgt_fed.engines import Job, get_engine
 from amgt_fed.errors import AMGTFedError, CodecError, ConfigError, EngineError, StateError, TaskError
+from amgt_fed.federated.budgets import LinkBudgets
 from amgt_fed.layout import Layout
 from amgt_fed.runs import RoundRecord, RunDirectory, RunSummary, load_checkpoint
 from amgt_fed.runs.report import write_report
@@ -176,6 +177,7 @@ def fedavg_config(config: RunConfig, *, resume: bool = False) -> RunConfig:
             "codec.downlink": "model",
             "codec.downlink_budget": "none",
             "codec.error_feedback": False,
+            "codec.link_budgets": "",
             "convergence.delta_c": 0.0,
             "convergence.stop_on_stall": 0,
             "convergence.max_bytes": 0,
@@ -225,17 +227,16 @@ def _check(config: RunConfig) -> None:
 def _check_room(config: RunConfig, setup: Setup, layout: Layout) -> None:
     """Refuse a byte budget that not even an update of zeros fits in."""
     uplink, downlink = setup.compression(), setup.downlink()
-    for way, codec, rule in (
-        ("uplink", uplink.codec, uplink.budget),
-        ("downlink", downlink.codec, downlink.budget),
-    ):
+    links = LinkBudgets.parse(config.codec.link_budgets)
+    rooms = [("uplink_budget", uplink.codec, uplink.budget), ("downlink_budget", downlink.codec, downlink.budget)]
+    for key, codec, rule in [*rooms, *(("link_budgets", uplink.codec, rule) for _, _, rule in links.ranges)]:
         if codec is None or rule.kind not in ("bytes", "bits"):
             continue
         try:
             codec.encode(np.zeros(layout.size, np.float32), layout, rule.at(1))
         except CodecError as error:
-            written = getattr(config.codec, f"{way}_budget")
-            raise ConfigError(f"codec.{way}_budget = {written!r} is not allowed: {error}") from error
+            written = getattr(config.codec, key)
+            raise ConfigError(f"codec.{key} = {written!r} is not allowed: {error}") from error
 
 
 @contextmanager

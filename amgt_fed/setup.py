@@ -96,7 +96,7 @@ class Setup:
         uplink = _codec("codec.uplink", codec.uplink)
         return Compression(
             uplink,
-            BudgetRule.parse(codec.uplink_budget),
+            BudgetRule.parse(codec.uplink_budget, auto=True),
             # The control variate takes the residual's place: see federated/scaffold.py.
             # A subspace's residual would lie outside the next round's.
             codec.error_feedback and not self.config.client.scaffold and not isinstance(uplink, SubspaceCodec),
@@ -107,7 +107,7 @@ class Setup:
         codec = self.config.codec
         chosen = None if codec.downlink == "model" else _codec("codec.downlink", codec.downlink)
         keeps = codec.error_feedback and not isinstance(chosen, SubspaceCodec)
-        return Downlink(chosen, BudgetRule.parse(codec.downlink_budget), keeps)
+        return Downlink(chosen, BudgetRule.parse(codec.downlink_budget, auto=True), keeps)
 
     def server_optimizer(self) -> OptimizerSettings:
         """What the server does with the aggregate."""

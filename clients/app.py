@@ -28,7 +28,7 @@ from amgt_fed.wire import (
     encode_update,
 )
 
-from .session import Session, client_number, session_for, store_for
+from .session import Session, client_number, compression_for, session_for, store_for
 
 app = ClientApp()
 app.amgt_parallel = True  # calls may overlap in one process: `reproducible` sees to their random numbers
@@ -61,7 +61,7 @@ def train(message: Message, context: Context) -> Message:
     store = store_for(context, client)
     plan = decode_plan(unpack(message.content), session.layout)
     state = store.load(plan.run) or session.fresh_state(plan.run)
-    compression = session.setup.compression()
+    compression = compression_for(session, context, client)
 
     def local_training(start: Float32Vector, correction: Float32Vector | None = None) -> LocalResult:
         seed = _seed(config.seed, client, plan.round)

@@ -69,6 +69,12 @@ def run(
     ] = None,
     data_dir: Annotated[Path | None, typer.Option("--data-dir", help="This node's data, for the task.")] = None,
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, ...; by default the run's.")] = None,
+    uplink_budget: Annotated[
+        str | None,
+        typer.Option(
+            "--uplink-budget", metavar="bytes=N", help="Largest update this link bears; or bits=B a parameter."
+        ),
+    ] = None,
     threads: Annotated[int, typer.Option("--threads", min=0, help="Compute threads; 0: the libraries' choice.")] = 0,
     max_message_mib: Annotated[int, typer.Option("--max-message-mib", min=1, help="Largest message taken.")] = 1024,
     alive_file: Annotated[
@@ -92,7 +98,7 @@ def run(
     link.address.resolve()
     root_dir = state_root(state_dir)
     partitions = chosen_partitions(partition_id, num_partitions, nodes, link.bundle)
-    hosted = hosted_nodes(partitions, num_partitions, name, link.tls, root_dir, data_dir, device)
+    hosted = hosted_nodes(partitions, num_partitions, name, link.tls, root_dir, data_dir, device, uplink_budget)
     loaded = load_client_app(client_app)
     limits = LinkLimits(
         max_message_bytes=max_message_mib * 1024 * 1024,

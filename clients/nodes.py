@@ -67,6 +67,7 @@ def hosted_nodes(
     root_dir: Path | None,
     data_dir: Path | None,
     device: str | None,
+    uplink_budget: str | None = None,
 ) -> list[HostedNode]:
     """The nodes of this process: each partition's name and what its ClientApp is told."""
     from amgt_fed.flower.client_host import HostedNode
@@ -80,6 +81,11 @@ def hosted_nodes(
         shared["data-dir"] = str(data_dir.resolve())
     if device is not None:
         shared["device"] = device
+    if uplink_budget is not None:
+        from amgt_fed.federated.budgets import size_budget
+
+        size_budget(uplink_budget)  # refused here rather than in the first round
+        shared["uplink-budget"] = uplink_budget
     hosted = []
     for partition in partitions:
         own = {**shared} if partition is None else {**shared, "partition-id": partition}

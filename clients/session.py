@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import threading
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from flwr.app import Context
 
 from amgt_fed.config import from_flat
 from amgt_fed.errors import ConfigError
-from amgt_fed.federated.client import ClientState
+from amgt_fed.federated.budgets import LinkBudgets, size_budget
+from amgt_fed.federated.client import ClientState, Compression
 from amgt_fed.layout import Float32Vector, Layout
 from amgt_fed.setup import Setup, build
 from amgt_fed.tasks import FlatModel
@@ -80,6 +82,18 @@ def client_number(context: Context) -> int:
             '--node-config "partition-id=N num-partitions=M"'
         )
     return value
+
+
+def compression_for(session: Session, context: Context, client: int) -> Compression:
+    """How this client encodes: as the run says, and within what its link allows, by the run's table or its own word.
+
+    Raises:
+        ConfigError: the node's own `uplink-budget` is not understood.
+    """
+    caps = [LinkBudgets.parse(session.setup.config.codec.link_budgets).of(client)]
+    if own := context.node_config.get("uplink-budget"):
+        caps.append(size_budget(str(own)))
+    return replace(session.setup.compression(), caps=tuple(cap for cap in caps if cap is not None))
 
 
 def store_for(context: Context, client: int) -> ClientStore:

@@ -182,6 +182,9 @@ class Federation:
         measured: CertifiedGradient | None,
     ) -> RoundReport:
         optimizer = self._setup.server_optimizer()
+        # Under `auto` the run sets its own C, from its first round; the user's delta_c goes before it.
+        first = self._checkpoint.state.first_errors[0] or round * aggregate.delta
+        schedule = self._setup.compression().budget.schedule_c(first)
         # One loss throughout: between evaluations there is none, for a training loss would look like a leap.
         unscored = aggregate.loss if self._config.federation.evaluate == "none" else None
         return self._tracker.observe(
@@ -198,6 +201,8 @@ class Federation:
                 failures=len(traffic.failures),
                 elapsed_s=elapsed,
                 certificate=measured,
+                budget=None if schedule is None or self._config.convergence.delta_c else schedule / round,
+                gradient_scale=aggregate.gradient_scale or 1.0,
             )
         )
 

@@ -57,6 +57,7 @@ class RoundRunner:
         self._roster = roster
         self._downlink = setup.downlink()
         self._optimizer = setup.server_optimizer()
+        self._uplink = setup.compression().budget
 
     def run(self, state: ServerState, traffic: Traffic) -> tuple[ServerState, Aggregate, StepReport]:
         """Run round `state.round`, with another sample where too few answer.
@@ -83,7 +84,9 @@ class RoundRunner:
             needed = quorum_of(self._setup.config, len(participants))
             if accumulator.added >= needed:
                 aggregate = accumulator.aggregate()
-                after, report = server_round(aggregate, state, self._layout, self._optimizer, self._downlink)
+                after, report = server_round(
+                    aggregate, state, self._layout, self._optimizer, self._downlink, uplink=self._uplink
+                )
                 return after, aggregate, report
             reasons = {client: traffic.failures[client] for client in participants if client in traffic.failures}
             text = (
@@ -105,10 +108,21 @@ class RoundRunner:
         traffic: Traffic,
         *,
         probe: bytes = b"",
-        error_budget: float = 0.0,
+        error_budget: float | None = None,
     ) -> ServerState:
-        """Send `participants` their plans and put what they answer into `accumulator`; the state notes who had to be
-        sent the model.
+        """Send `participants` their plans and put what they answer into `accumulator`.
+
+        Args:
+            message_type: "train" or "train.gradient".
+            state: before the round.
+            accumulator: expects `participants`.
+            participants: clients that are connected.
+            traffic: counts bytes and failures.
+            probe: with "train.gradient", where to measure.
+            error_budget: with "train.gradient", the l2 error allowed; None: plans as they are.
+
+        Returns:
+            The state, which notes who had to be sent the model.
 
         Raises:
             ControlLost: a client's control variate is another than the server's sum counts on.
@@ -120,7 +134,9 @@ class RoundRunner:
 
         def plan(client: int, dense: bool) -> bytes:
             found = plan_for(state, client, digest, dense=dense)
-            return encode_plan(replace(found, probe=probe, error_budget=error_budget), self._layout)
+            if error_budget is not None:
+                found = replace(found, probe=probe, error_budget=error_budget)
+            return encode_plan(found, self._layout)
 
         exchange.send({client: plan(client, dense) for client in participants}, self._roster.nodes)
         resent: set[int] = set()

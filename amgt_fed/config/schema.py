@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from amgt_fed.config.convergence import ConvergenceConfig
 from amgt_fed.config.section import Finite, Section
 from amgt_fed.config.section import Scalar as Scalar
-from amgt_fed.federated.budgets import BudgetRule
+from amgt_fed.federated.budgets import BudgetRule, LinkBudgets
 
 
 class PartitionConfig(Section):
@@ -81,16 +81,27 @@ class CodecConfig(Section):
 
     uplink: str = Field("amgt", description="codec of client updates: amgt, or a peer (dense, topk, stc, ...)")
     uplink_budget: str = Field(
-        "nmse=0.7", description="bytes=N, bits=B (per parameter), nmse=R, error=E (l2), error=C/k, or none"
+        "nmse=0.7",
+        description="bytes=N, bits=B (per parameter), nmse=R, error=E (l2), error=C/k, auto, auto=C, or none",
     )
     downlink: str = Field("amgt", description="codec of the server's step; `model` sends the whole model each round")
     downlink_budget: str = Field("nmse=0.7", description="as uplink_budget, for the server's step")
     error_feedback: bool = Field(True, description="carry what compression left out into the next round")
 
+    link_budgets: str = Field(
+        "", description="what single clients' links allow, e.g. 0-3:bytes=300, 7:bits=0.1; the smaller payload is sent"
+    )
+
     @field_validator("uplink_budget", "downlink_budget")
     @classmethod
     def _budget_parses(cls, text: str) -> str:
-        BudgetRule.parse(text)
+        BudgetRule.parse(text, auto=True)
+        return text
+
+    @field_validator("link_budgets")
+    @classmethod
+    def _link_budgets_parse(cls, text: str) -> str:
+        LinkBudgets.parse(text)
         return text
 
 

@@ -27,6 +27,8 @@ def plan_for(state: ServerState, client: int, base_digest: bytes, *, dense: bool
     record = state.record(client)
     missing = tuple(step for step in state.steps if step.round >= record.synced_round)
     connected = record.synced_round >= 1 and len(missing) == state.round - record.synced_round
+    # For clients whose configuration says `auto`; to others, whose own rule holds, 0 is sent.
+    error_budget = state.first_errors[0] / state.round
     epoch = 0 if state.control is None else state.control.epoch
     if dense or not connected:
         return RoundPlan(
@@ -35,6 +37,7 @@ def plan_for(state: ServerState, client: int, base_digest: bytes, *, dense: bool
             base_digest,
             model=state.model,
             accepted_round=record.accepted_round,
+            error_budget=error_budget,
             control_epoch=epoch,
             control=state.control.common if state.control is not None and state.control.common.any() else None,
         )
@@ -44,5 +47,6 @@ def plan_for(state: ServerState, client: int, base_digest: bytes, *, dense: bool
         base_digest,
         steps=missing,
         accepted_round=record.accepted_round,
+        error_budget=error_budget,
         control_epoch=epoch,
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from amgt_fed.codec import Codec, Encoded, MaxError, decode
+from amgt_fed.codec import Codec, Encoded, MaxBytes, MaxError, decode
 from amgt_fed.codec.budget import byte_limit
 from amgt_fed.codec.interface import l2_norm
 from amgt_fed.codec.subspace import for_round
@@ -65,13 +65,13 @@ class Compression:
     """How a client encodes its update.
 
     Attributes:
-        cap: bytes that this client's own link allows; the smaller payload of budget and cap is sent. None: no cap.
+        caps: what this client's own link allows, in bytes or bits; the smallest payload of budget and caps is sent.
     """
 
     codec: Codec
     budget: BudgetRule
     error_feedback: bool
-    cap: BudgetRule | None = None
+    caps: tuple[BudgetRule, ...] = ()
 
 
 def advance(plan: RoundPlan, state: ClientState, layout: Layout) -> ClientState | NeedsModel:
@@ -176,15 +176,16 @@ def checked_result(result: LocalResult, round: int) -> LocalResult:
 
 
 def encode_within(plan: RoundPlan, wanted: Float32Vector, layout: Layout, compression: Compression) -> Encoded:
-    """Encode within the round's budget, and within this client's own cap where that gives fewer bytes."""
+    """Encode within the round's budget, and within this client's own caps where they give fewer bytes.
+
+    Raises:
+        CodecError: no payload is small enough for a cap, or exact enough for the budget.
+    """
     budget = MaxError(plan.error_budget) if plan.error_budget > 0 else compression.budget.at(plan.round)
     codec = for_round(compression.codec, plan.round)
     encoded = codec.encode(wanted, layout, budget)
-    if compression.cap is None:
-        return encoded
-    cap = compression.cap.at(plan.round)
-    assert cap is not None
-    room = byte_limit(cap, layout.size)
+    rooms = [byte_limit(cap, layout.size) for rule in compression.caps if (cap := rule.at(plan.round)) is not None]
+    room = min((found for found in rooms if found is not None), default=None)
     if room is None or len(encoded.payload) <= room:
         return encoded
-    return codec.encode(wanted, layout, cap)
+    return codec.encode(wanted, layout, MaxBytes(max(room, 1)))

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from amgt_fed.codec import Codec
+from amgt_fed.codec import Codec, MaxError
 from amgt_fed.codec.interface import l2_norm
 from amgt_fed.codec.subspace import for_round
 from amgt_fed.errors import RoundError
-from amgt_fed.federated.budgets import BudgetRule
+from amgt_fed.federated.budgets import Budget, BudgetRule
 from amgt_fed.federated.catchup import window
 from amgt_fed.federated.control import coefficients, moved
 from amgt_fed.federated.messages import Aggregate, StepRecord
@@ -38,9 +38,23 @@ class StepReport:
 
 
 def server_round(
-    aggregate: Aggregate, state: ServerState, layout: Layout, optimizer: OptimizerSettings, downlink: Downlink
+    aggregate: Aggregate,
+    state: ServerState,
+    layout: Layout,
+    optimizer: OptimizerSettings,
+    downlink: Downlink,
+    *,
+    uplink: BudgetRule | None = None,
 ) -> tuple[ServerState, StepReport]:
     """Take x_{k+1} = x_k - decode(encode(alpha_k S(m_k) + residual)), as every client will.
+
+    Args:
+        aggregate: of the round's updates.
+        state: before the step.
+        layout: of the model.
+        optimizer: S and alpha_k.
+        downlink: how the step travels.
+        uplink: the clients' budget, where it may be `auto`, which follows from the first round's error.
 
     Raises:
         RoundError: the step is not finite.
@@ -59,7 +73,7 @@ def server_round(
         report = StepReport(payload_bytes=4 * layout.size, step_norm=l2_norm(step), error_l2=0.0)
     else:
         wanted = step if state.residual is None else step + state.residual
-        encoded = for_round(downlink.codec, state.round).encode(wanted, layout, downlink.budget.at(state.round))
+        encoded = for_round(downlink.codec, state.round).encode(wanted, layout, _budget(state, downlink))
         taken = encoded.decoded
         model = state.model - taken
         residual = wanted - encoded.decoded if downlink.error_feedback else None
@@ -82,7 +96,27 @@ def server_round(
             optimizer=optimizer_state,
             steps=steps,
             clients=clients,
+            first_errors=_first_errors(state, uplink, downlink, aggregate.delta, report.error_l2),
             control=None if state.control is None else moved(state.control, aggregate, taken, keep, gain),
         ),
         report,
     )
+
+
+def _budget(state: ServerState, downlink: Downlink) -> Budget | None:
+    follows = downlink.budget.kind == "auto" and not downlink.budget.amount
+    if follows and state.first_errors[1] > 0:
+        return MaxError(state.first_errors[1] / state.round)
+    return downlink.budget.at(state.round)
+
+
+def _first_errors(
+    state: ServerState, uplink: BudgetRule | None, downlink: Downlink, up: float, down: float
+) -> tuple[float, float]:
+    """`ServerState.first_errors` after a round with these errors; a rule that does not follow them leaves 0."""
+    rules = (uplink, downlink.budget if downlink.codec is not None else None)
+    first = [
+        known or (state.round * error if rule is not None and rule.kind == "auto" and not rule.amount else 0.0)
+        for known, rule, error in zip(state.first_errors, rules, (up, down), strict=True)
+    ]
+    return first[0], first[1]

@@ -60,7 +60,8 @@ class ServerState:
         steps: the latest steps, as many as are together smaller than the model.
         clients: by client (partition) number.
         control: the control variates; None without `client.scaffold`.
-        first_errors: (uplink, downlink) error of round 1, from which a budget of `auto` follows; 0: not known yet.
+        first_errors: k times the uplink's and the downlink's error in the first round k that had one, from which a
+            budget of `auto` follows; 0: not known yet.
     """
 
     run: int

@@ -210,6 +210,7 @@ def _values(annotation: Any, field: Any, key: str) -> st.SearchStrategy[Any]:
     special = {
         "convergence.stop_at": st.sampled_from(["", "accuracy>=0.95", "loss<=0.1"]),
         "codec.uplink_budget": st.sampled_from(["none", "nmse=0.5", "bytes=600", "bits=0.1", "error=2/k", "error=1"]),
+        "codec.link_budgets": st.sampled_from(["", "0:bytes=300", "0-3:bytes=300, 7:bits=0.1"]),
         "device": st.sampled_from(["auto", "cpu", "cuda", "cuda:3", "mps"]),
         "federation.evaluate": st.sampled_from(["server", "clients"]),
         "federation.clients_per_round": st.integers(1, 20),
