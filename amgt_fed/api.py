@@ -162,6 +162,8 @@ def fedavg_config(config: RunConfig, *, resume: bool = False) -> RunConfig:
         {
             "out": str(RunDirectory(Path(config.out)).baseline_path),
             "resume": resume,
+            "federation.mode": "sync",
+            "federation.max_staleness": 0,
             "client.optimizer": "sgd",
             "client.lr": config.baseline.lr,
             "client.lr_decay": 0.0,

@@ -58,7 +58,7 @@ def log_round(record: RoundRecord, rounds: int) -> None:
     """One line in the log for a round that is over."""
     scores = ", ".join(f"{name} {value:.4g}" for name, value in record.metrics.items())
     log.info(
-        "round %d of %d: loss %.4g%s; %d bytes up, %d down; delta %.3g; %d clients, %d failures; %s",
+        "round %d of %d: loss %.4g%s; %d bytes up, %d down; delta %.3g; %d clients%s, %d failures; %s",
         record.round,
         rounds,
         record.train_loss if record.loss is None else record.loss,
@@ -67,6 +67,7 @@ def log_round(record: RoundRecord, rounds: int) -> None:
         record.downlink_bytes,
         record.delta,
         record.num_clients,
+        f" ({record.late} late)" if record.late else "",
         record.failures,
         record.status,
     )

@@ -18,7 +18,8 @@ from amgt_fed.layout import Float32Vector, Layout
 from amgt_fed.setup import Setup
 
 from .roster import Roster
-from .rounds import RoundRunner, Traffic
+from .rounds import RoundRunner
+from .traffic import Traffic
 
 log = logging.getLogger("amgt_fed.server")
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from flwr.app import Message
@@ -36,14 +37,19 @@ class Exchange:
         grid: any Flower Grid.
         message_type: e.g. "train".
         group: the round, for those who watch the traffic.
-        deadline_s: seconds from now after which missing replies are no longer waited for.
+        deadline_s: seconds from now after which missing replies are no longer waited for; may be infinite.
+        ttl_s: seconds a message may take to be answered at all; None: until the deadline, and a little.
     """
 
-    def __init__(self, grid: Grid, message_type: str, *, group: str, deadline_s: float) -> None:
+    def __init__(
+        self, grid: Grid, message_type: str, *, group: str, deadline_s: float, ttl_s: float | None = None
+    ) -> None:
         self._grid = grid
         self._type = message_type
         self._group = group
         self._deadline = time.monotonic() + deadline_s
+        self._ttl_s = ttl_s
+        self._arrived: deque[Message] = deque()  # pulled and not yet read: a reader may stop in between
         self._waiting: dict[str, int] = {}
         self._unsent: list[int] = []
         self.sent_bytes = 0
@@ -54,11 +60,11 @@ class Exchange:
         """Clients that have not answered yet."""
         return sorted(self._waiting.values())
 
-    def send(self, contents: Mapping[int, bytes], nodes: Mapping[int, int]) -> None:
-        """Send each client its bytes; `nodes` says which node a client is."""
-        left = max(self._deadline - time.monotonic(), 0.0)
+    def send(self, contents: Mapping[int, bytes], nodes: Mapping[int, int], *, group: str | None = None) -> None:
+        """Send each client its bytes; `nodes` says which node a client is, `group` stands for the exchange's own."""
+        left = max(self._deadline - time.monotonic(), 0.0) if self._ttl_s is None else self._ttl_s
         messages = [
-            Message(pack(data), nodes[client], self._type, ttl=left + _TTL_MARGIN_S, group_id=self._group)
+            Message(pack(data), nodes[client], self._type, ttl=left + _TTL_MARGIN_S, group_id=group or self._group)
             for client, data in contents.items()
         ]
         ids = list(self._grid.push_messages(messages))
@@ -83,8 +89,10 @@ class Exchange:
         while self._waiting or self._unsent:
             while self._unsent:
                 yield Reply(self._unsent.pop(0), b"", "the message could not be sent; is the node still connected?")
-            arrived = list(self._grid.pull_messages(list(self._waiting)))
-            for message in arrived:
+            self._arrived.extend(self._grid.pull_messages(list(self._waiting)))
+            found_none = not self._arrived
+            while self._arrived:
+                message = self._arrived.popleft()
                 # An error reply may name the SuperLink as its source, so only this tells whose it is.
                 client = self._waiting.pop(message.metadata.reply_to_message_id, None)
                 if client is not None:
@@ -92,14 +100,26 @@ class Exchange:
             left = until - time.monotonic()
             if left <= 0:
                 return
-            if not arrived and self._waiting:
+            if found_none and self._waiting:
                 wait_messages(self._grid, list(self._waiting), left)
 
     def close(self) -> None:
         """Give up what is still missing; a late reply is dropped."""
+        self.give_up(self._waiting.values())
+
+    def give_up(self, clients: Collection[int]) -> None:
+        """Wait for these clients no longer; a late reply is dropped."""
+        dropped = [message_id for message_id, client in self._waiting.items() if client in set(clients)]
         if isinstance(self._grid, MailboxGrid):
-            self._grid.cancel_messages(self._waiting)
-        self._waiting.clear()
+            self._grid.cancel_messages(dropped)
+        for message_id in dropped:
+            del self._waiting[message_id]
+
+    def take_counts(self) -> tuple[int, int]:
+        """Payload bytes (sent, received) since the last call."""
+        counts = self.sent_bytes, self.received_bytes
+        self.sent_bytes = self.received_bytes = 0
+        return counts
 
     def _read(self, client: int, message: Message) -> Reply:
         if message.has_error():

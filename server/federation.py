@@ -27,10 +27,12 @@ from amgt_fed.runs.report import write_report
 from amgt_fed.setup import Setup, build
 from amgt_fed.tasks import evaluate
 
+from .asynchronous import AsyncRunner
 from .bookkeeping import log_round, plain_certificate, stop_reason, tracker_for
 from .certify import Certifier
 from .roster import Roster, introduced
-from .rounds import RoundRunner, Score, Traffic, start_state
+from .rounds import RoundRunner, Score, start_state
+from .traffic import Traffic
 
 log = logging.getLogger("amgt_fed.server")
 
@@ -81,12 +83,14 @@ class Federation:
             state = self._checkpoint.state
             roster = Roster(self._grid, self._config, self._layout, state.run)
             self._checkpoint = replace(self._checkpoint, state=introduced(state, roster.wait()))
-            runner = RoundRunner(self._grid, self._setup, self._layout, roster)
+            kind = AsyncRunner if self._config.federation.mode == "async" else RoundRunner
+            runner = kind(self._grid, self._setup, self._layout, roster)
             certifier = Certifier(
                 runner, self._setup, self._layout, roster, self._tracker.assumptions, self._checkpoint.nearest
             )
             while self._goes_on:
                 self._one_round(runner, certifier, roster)
+            runner.close()
             if self._lacks_certificate:
                 self._certify_result(certifier)
         return self._finish()
@@ -233,6 +237,8 @@ class Federation:
             residual_norm=0.0 if residual is None else float(np.linalg.norm(residual.astype(np.float64))),
             num_clients=len(aggregate.participants),
             failures=len(traffic.failures),
+            late=traffic.late,
+            surplus=traffic.surplus,
             num_examples=aggregate.num_examples,
             status=str(report.status),
             seconds=seconds,

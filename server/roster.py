@@ -100,28 +100,40 @@ class Roster:
         self._open = still_open
         return hellos
 
-    def sample(self, round: int, attempt: int, avoid: Collection[int] = ()) -> list[int]:
+    def sample(
+        self, round: int, attempt: int, avoid: Collection[int] = (), busy: Collection[int] = ()
+    ) -> tuple[list[int], set[int]]:
         """The participants of a round: drawn from the seed, the round and the attempt, and from nothing else.
 
         Args:
             avoid: clients that failed in earlier attempts; left out where enough others are connected.
+            busy: clients that owe an update of an earlier round; left out where the others make a quorum.
+
+        Returns:
+            The participants, `over_selection` times `clients_per_round` where so many are there, and those of `busy`
+            that are among them all the same.
 
         Raises:
             RoundError: fewer clients are connected than the quorum needs.
         """
         federation = self._config.federation
         available = sorted(self.nodes)
-        count = min(federation.clients_per_round, len(available))
-        if count < quorum_of(self._config, federation.clients_per_round):
+        needed = quorum_of(self._config, federation.clients_per_round)
+        if len(available) < needed:
             raise RoundError(
-                f"round {round}: {len(available)} clients are connected, the quorum needs "
-                f"{quorum_of(self._config, federation.clients_per_round)}; start more clients"
+                f"round {round}: {len(available)} clients are connected, the quorum needs {needed}; start more clients"
             )
+        free = [client for client in available if client not in busy]
+        if len(free) >= needed:
+            available = free
+        wanted = math.ceil(federation.over_selection * federation.clients_per_round - 1e-9)
+        count = min(wanted, len(available))
         others = [client for client in available if client not in avoid]
-        if len(others) >= count:
-            available = others
+        if len(others) >= min(federation.clients_per_round, count):
+            available, count = others, min(count, len(others))
         rng = np.random.default_rng([self._config.seed, _SAMPLING_STREAM, round, attempt])
-        return sorted(int(client) for client in rng.choice(available, count, replace=False))
+        drawn = sorted(int(client) for client in rng.choice(available, count, replace=False))
+        return drawn, set(drawn) & set(busy)
 
     def _ask(self, nodes: Sequence[int]) -> None:
         exchange = Exchange(self._grid, "query.hello", group="0", deadline_s=self._config.federation.wait_for_clients_s)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from flwr.serverapp import Grid
 
@@ -19,24 +19,13 @@ from amgt_fed.layout import Layout, vector_digest
 from amgt_fed.setup import Setup
 from amgt_fed.wire import Evaluation, decode_evaluation, decode_update, encode_plan
 
+from .control_check import ControlLost, check_control
 from .exchange import Exchange, Reply, first_reasons
+from .late import LateUpdates
 from .roster import Roster, introduced, quorum_of
+from .traffic import Traffic
 
 log = logging.getLogger("amgt_fed.server")
-
-
-@dataclass(slots=True)
-class Traffic:
-    """Payload bytes of the messages of one round, and the clients that gave nothing usable."""
-
-    uplink_bytes: int = 0
-    downlink_bytes: int = 0
-    failures: dict[int, str] = field(default_factory=dict)
-
-    def add(self, exchange: Exchange) -> None:
-        """Count an exchange."""
-        self.uplink_bytes += exchange.received_bytes
-        self.downlink_bytes += exchange.sent_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +47,8 @@ class RoundRunner:
         self._downlink = setup.downlink()
         self._optimizer = setup.server_optimizer()
         self._uplink = setup.compression().budget
+        federation = setup.config.federation
+        self._late = LateUpdates(layout, federation.max_staleness, federation.staleness_exponent)
 
     def run(self, state: ServerState, traffic: Traffic) -> tuple[ServerState, Aggregate, StepReport]:
         """Run round `state.round`, with another sample where too few answer.
@@ -68,22 +59,33 @@ class RoundRunner:
         federation = self._setup.config.federation
         attempt = 0
         while True:
-            participants = self._roster.sample(state.round, attempt, avoid=traffic.failures)
+            state = self._late.poll(state, traffic)
+            participants, dropped = self._roster.sample(
+                state.round, attempt, avoid=traffic.failures, busy=self._late.busy
+            )
+            self._late.drop(dropped)
             accumulator = Accumulator(
                 self._layout,
                 participants,
                 clip_norm=self._setup.config.server.clip_norm,
                 control=control_mean(state),
             )
+            enough = min(federation.clients_per_round, len(participants))
             try:
-                state = self.collect("train", state, accumulator, participants, traffic)
+                state = self.collect("train", state, accumulator, participants, traffic, enough=enough)
             except ControlLost as lost:  # at most once a round: in the new epoch no client is expected to hold one
                 log.warning("%s; all control variates start again from zero", lost)
                 state = restarted(lost.state, self._layout)
                 continue
-            needed = quorum_of(self._setup.config, len(participants))
+            needed = quorum_of(self._setup.config, enough)
             if accumulator.added >= needed:
+                state = self._late.poll(state, traffic)
+                self._late.add_to(accumulator, state, traffic)
                 aggregate = accumulator.aggregate()
+                for client, reason in accumulator.rejected.items():
+                    if client not in traffic.failures:
+                        traffic.fail(client, str(reason))
+                self._late.settle(aggregate, traffic)
                 after, report = server_round(
                     aggregate, state, self._layout, self._optimizer, self._downlink, uplink=self._uplink
                 )
@@ -99,6 +101,10 @@ class RoundRunner:
             log.warning("%s; trying other clients", text)
             state = introduced(state, self._roster.refresh())
 
+    def close(self) -> None:
+        """Listen to no earlier round any longer."""
+        self._late.close()
+
     def collect(
         self,
         message_type: str,
@@ -109,6 +115,7 @@ class RoundRunner:
         *,
         probe: bytes = b"",
         error_budget: float | None = None,
+        enough: int | None = None,
     ) -> ServerState:
         """Send `participants` their plans and put what they answer into `accumulator`.
 
@@ -120,6 +127,7 @@ class RoundRunner:
             traffic: counts bytes and failures.
             probe: with "train.gradient", where to measure.
             error_budget: with "train.gradient", the l2 error allowed; None: plans as they are.
+            enough: answers after which the others are not waited for; None: all are. The others may answer late.
 
         Returns:
             The state, which notes who had to be sent the model.
@@ -130,7 +138,16 @@ class RoundRunner:
         config = self._setup.config
         digest = vector_digest(state.model)
         dense = self._downlink.codec is None
-        exchange = Exchange(self._grid, message_type, group=str(state.round), deadline_s=config.federation.deadline_s)
+        deadline_s, is_round = config.federation.deadline_s, message_type == "train"
+        exchange = Exchange(
+            self._grid,
+            message_type,
+            group=str(state.round),
+            deadline_s=deadline_s,
+            # A message that may be answered late must live so long.
+            ttl_s=deadline_s * (1 + config.federation.max_staleness) if is_round else None,
+        )
+        answered = 0
 
         def plan(client: int, dense: bool) -> bytes:
             found = plan_for(state, client, digest, dense=dense)
@@ -145,9 +162,12 @@ class RoundRunner:
             try:
                 answer = self._read(reply, state.round)
                 if not isinstance(answer, NeedsModel):
-                    if message_type == "train":
+                    if is_round:
                         check_control(state, client, answer)
                     accumulator.add(client, answer)
+                    answered += 1
+                    if answered == enough:
+                        break
                     continue
                 if client in resent or dense:
                     raise RoundError(f"it was sent the model and still cannot start: {answer.reason}")
@@ -156,7 +176,7 @@ class RoundRunner:
                 traffic.add(exchange)
                 raise
             except AMGTFedError as error:
-                self._fail(client, str(error), traffic)
+                traffic.fail(client, str(error))
                 accumulator.give_up(client)
                 continue
             log.warning("client %d is sent the model: %s", client, answer.reason)
@@ -164,12 +184,18 @@ class RoundRunner:
             state = with_synced(state, client, 0)
             exchange.send({client: plan(client, True)}, self._roster.nodes)
         for client in exchange.missing:
-            self._fail(client, f"no answer within {config.federation.deadline_s:g} s", traffic)
             accumulator.give_up(client)
-        exchange.close()
+            if answered == enough:
+                traffic.surplus += 1
+            else:
+                traffic.fail(client, f"no answer within {deadline_s:g} s")
+        if is_round:
+            self._late.keep(state.round, exchange)
+        else:
+            exchange.close()
         traffic.add(exchange)
         for client, reason in accumulator.rejected.items():
-            self._fail(client, str(reason), traffic)
+            traffic.fail(client, str(reason))
         return state
 
     def _read(self, reply: Reply, round: int) -> ClientUpdate | NeedsModel:
@@ -179,10 +205,6 @@ class RoundRunner:
         if answer.round != round:
             raise RoundError(f"it answered for round {answer.round}, this is round {round}")
         return answer
-
-    def _fail(self, client: int, reason: str, traffic: Traffic) -> None:
-        log.warning("client %d gives nothing in this round: %s", client, reason)
-        traffic.failures[client] = reason
 
     def score_on_clients(
         self, state: ServerState, participants: tuple[int, ...], traffic: Traffic
@@ -212,43 +234,16 @@ class RoundRunner:
                 if isinstance(answer, NeedsModel):
                     raise RoundError(answer.reason)
             except AMGTFedError as error:
-                self._fail(reply.client, str(error), traffic)
+                traffic.fail(reply.client, str(error))
                 continue
             answers[reply.client] = answer
             if not dense:
                 state = with_synced(state, reply.client, state.round)
         for client in exchange.missing:
-            self._fail(client, "no score in time", traffic)
+            traffic.fail(client, "no score in time")
         exchange.close()
         traffic.add(exchange)
         return state, mean_score([answers[client] for client in sorted(answers)])
-
-
-class ControlLost(RoundError):
-    """A client's control variate is not the one the server's sum counts on: one of them went back."""
-
-    def __init__(self, client: int, held: int, state: ServerState) -> None:
-        super().__init__(client, held)
-        self.client, self.held, self.state = client, held, state
-
-    def __str__(self) -> str:
-        known = self.state.record(self.client).control_round
-        return f"client {self.client} holds the control variate of round {self.held}, the server's sum that of {known}"
-
-
-def check_control(state: ServerState, client: int, update: ClientUpdate) -> None:
-    """Refuse an update that was made against a control variate the server does not count on.
-
-    Raises:
-        ControlLost: the client is behind or ahead of the server's record.
-        RoundError: it claims one in an epoch in which it was used in no round.
-    """
-    known = state.record(client).control_round
-    if state.control is None or update.control_round == known:
-        return
-    if not known:
-        raise RoundError(f"it claims the control variate of round {update.control_round}, and none of its was used yet")
-    raise ControlLost(client, update.control_round, state)
 
 
 def mean_score(answers: Sequence[Evaluation]) -> Score | None:

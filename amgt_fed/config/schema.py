@@ -31,7 +31,21 @@ class PartitionConfig(Section):
 class FederationConfig(Section):
     """Who takes part in a round, and when a round is given up."""
 
+    mode: Literal["sync", "async"] = Field(
+        "sync", description="sync: rounds; async: a step whenever buffer_size updates are in, clients at their own pace"
+    )
     clients_per_round: int = Field(10, ge=1, description="clients sampled each round")
+    over_selection: Finite = Field(
+        1.0, ge=1, le=100, description="sync: ask so many times clients_per_round, go on when that many have answered"
+    )
+    max_staleness: int = Field(
+        0, ge=0, description="steps an update may come late; 0: in sync mode late updates are dropped, in async none is"
+    )
+    staleness_exponent: Finite = Field(
+        0.5, ge=0, le=10, description="an update s steps late counts (1 + s)^-a; a is this"
+    )
+    buffer_size: int = Field(0, ge=0, description="async: updates in a step; 0: clients_per_round")
+    concurrency: int = Field(0, ge=0, description="async: clients at work at the same time; 0: clients_per_round")
     quorum: Finite = Field(1.0, gt=0, le=1, description="share of the sampled clients a round needs to count")
     deadline_s: Finite = Field(600.0, gt=0, description="seconds after which a round goes on without the missing")
     retries: int = Field(2, ge=0, description="times a round below its quorum is tried again with other clients")
@@ -162,6 +176,17 @@ class RunConfig(Section):
                 f"convergence.stop_at is {self.convergence.stop_at!r}, but federation.evaluate = none measures "
                 "nothing; set it to server or clients"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _buffer_fits(self) -> Self:
+        for key in ("buffer_size", "concurrency"):
+            value = getattr(self.federation, key)
+            if value > self.partition.num_clients:
+                raise ValueError(
+                    f"federation.{key} is {value}, but there are only {self.partition.num_clients} clients, and each "
+                    "works on one update at a time; lower it"
+                )
         return self
 
     @model_validator(mode="after")

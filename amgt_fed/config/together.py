@@ -17,6 +17,24 @@ def check_together(config: RunConfig) -> None:
         _needs(config.server.optimizer, "average", "server.optimizer", "clients read the round's mean off the step")
         _needs(config.server.clip_norm, 0.0, "server.clip_norm", "a clipped update is not the one the client sent")
 
+    federation = config.federation
+    late = federation.mode == "async" or federation.max_staleness > 0
+    if late and config.client.scaffold:
+        raise ConfigError(
+            "client.scaffold = true needs federation.mode = sync and max_staleness = 0: a late update was made against "
+            "another common control variate"
+        )
+    if late and config.codec.uplink.startswith("subspace"):
+        raise ConfigError(
+            f"codec.uplink is {config.codec.uplink!r}, whose rounds each have a subspace of their own; it needs "
+            "federation.mode = sync and max_staleness = 0"
+        )
+    if federation.mode == "async" and federation.over_selection != 1:
+        raise ConfigError(
+            f"federation.over_selection is {federation.over_selection!r}, which is for rounds; in mode async set "
+            "concurrency above buffer_size instead"
+        )
+
 
 def _needs(value: object, needed: object, key: str, why: str) -> None:
     if value != needed:

@@ -54,6 +54,8 @@ class Accumulator:
         self._scalars: dict[str, float] = {}
         self._metrics: dict[str, tuple[float, int]] = {}  # weighted sum, and the weight of those who reported it
         self._participants: list[int] = []
+        self._late: dict[int, tuple[ClientUpdate, float]] = {}
+        self._late_rounds: dict[int, int] = {}
         self._rejected: dict[int, Exception] = {}
 
     @property
@@ -73,17 +75,24 @@ class Accumulator:
             RoundError: the client is not expected, answered already, or its numbers are impossible.
         """
         self._check_open(client)
-        if not 1 <= update.num_examples <= MAX_EXAMPLES:
-            raise RoundError(f"client {client} claims {update.num_examples} examples; 1 to {MAX_EXAMPLES} are possible")
-        for name in ("error_l2", "update_l2", "deviation_l2"):
-            value = getattr(update, name)
-            if not 0 <= value <= MAX_NUMBER:  # NaN fails every comparison
-                raise RoundError(f"client {client} reports {name} = {value!r}; 0 to {MAX_NUMBER:g} are possible")
-        for name, value in (("loss", update.loss), *update.metrics.items()):
-            if not abs(value) <= MAX_NUMBER:
-                raise RoundError(f"client {client} reports {name} = {value!r}; at most +-{MAX_NUMBER:g} is possible")
+        _check_numbers(client, update)
         self._waiting[client] = update
         self._drain()
+
+    def add_late(self, client: int, update: ClientUpdate, discount: float) -> None:
+        """Take an update that was made from an earlier model; it counts `discount` times.
+
+        The discount makes the update smaller and leaves its weight in the mean, so that a round of late updates alone
+        moves less far (Nguyen et al. 2022, arXiv 2106.06639, Algorithm 1). Late updates are added after the others, in
+        the order of their rounds and clients.
+
+        Raises:
+            RoundError: the client is expected in this round or came late already, or its numbers are impossible.
+        """
+        if client in self._place or client in self._late:
+            raise RoundError(f"client {client} gives a late update beside another of the same round")
+        _check_numbers(client, update)
+        self._late[client] = (update, discount)
 
     def give_up(self, client: int) -> None:
         """Note that `client` will not answer, so that those behind it need not wait.
@@ -104,6 +113,10 @@ class Accumulator:
         for client in self._order[self._next :]:
             self._waiting.setdefault(client, None)
         self._drain()
+        late = sorted(self._late.items(), key=lambda item: (item[1][0].round, item[0]))
+        self._late = {}
+        for client, (update, discount) in late:
+            self._take(client, update, discount)
         if not self._participants:
             reasons = "; ".join(f"client {client}: {error}" for client, error in list(self._rejected.items())[:3])
             raise RoundError(f"no usable update in this round{': ' + reasons if reasons else ''}")
@@ -125,6 +138,7 @@ class Accumulator:
             drift=spread / norm if norm > 0 else 0.0,
             loss=weighted["loss"],
             metrics={name: total / weight for name, (total, weight) in sorted(self._metrics.items())},
+            rounds=dict(self._late_rounds),
             gradient_scale=weighted["gradient_scale"] if self._scale_known else 0.0,
             control_shift=None if self._control is None else self._sum.copy(),
         )
@@ -144,7 +158,7 @@ class Accumulator:
             if update is not None:
                 self._take(client, update)
 
-    def _take(self, client: int, update: ClientUpdate) -> None:
+    def _take(self, client: int, update: ClientUpdate, discount: float | None = None) -> None:
         try:
             decoded: NDArray[np.floating[Any]] = decode(update.payload, self._layout)
             if update.fine:
@@ -157,16 +171,18 @@ class Accumulator:
             return
         unit = 1.0 if self._control is None else 1.0 / update.gradient_scale
         square = float(np.dot(decoded.astype(np.float64), decoded)) if self._layout.size else 0.0
-        scale = 1.0
+        scale = 1.0 if discount is None else discount
         if self._clip_norm and square > self._clip_norm**2:
-            scale = self._clip_norm / math.sqrt(square)
+            scale *= self._clip_norm / math.sqrt(square)
         weight = update.num_examples
         self._sum += np.multiply(decoded, weight * scale * unit, dtype=np.float64)
         self._squares += weight * square * (scale * unit) ** 2
         self._weights += weight
         self._participants.append(client)
+        if discount is not None:
+            self._late_rounds[client] = update.round
         self._scale_known &= update.gradient_scale > 0
-        # What clipping takes away is an error of the round too: ||s q - D|| <= ||q - D|| + (1 - s) ||q||.
+        # What clipping and discount take away is an error of the round too: ||s q - D|| <= ||q - D|| + (1 - s) ||q||.
         clipped = (1.0 - scale) * math.sqrt(square)
         scalars = {
             "loss": update.loss,
@@ -179,3 +195,15 @@ class Accumulator:
         for name, value in update.metrics.items():
             total, reported = self._metrics.get(name, (0.0, 0))
             self._metrics[name] = (total + weight * value, reported + weight)
+
+
+def _check_numbers(client: int, update: ClientUpdate) -> None:
+    if not 1 <= update.num_examples <= MAX_EXAMPLES:
+        raise RoundError(f"client {client} claims {update.num_examples} examples; 1 to {MAX_EXAMPLES} are possible")
+    for name in ("error_l2", "update_l2", "deviation_l2"):
+        value = getattr(update, name)
+        if not 0 <= value <= MAX_NUMBER:  # NaN fails every comparison
+            raise RoundError(f"client {client} reports {name} = {value!r}; 0 to {MAX_NUMBER:g} are possible")
+    for name, value in (("loss", update.loss), *update.metrics.items()):
+        if not abs(value) <= MAX_NUMBER:
+            raise RoundError(f"client {client} reports {name} = {value!r}; at most +-{MAX_NUMBER:g} is possible")

@@ -81,10 +81,11 @@ def server_round(
         report = StepReport(len(encoded.payload), l2_norm(encoded.decoded), encoded.error_l2)
     clients = dict(state.clients)
     for client in aggregate.participants:
+        before, made = state.record(client), aggregate.rounds.get(client, state.round)
         clients[client] = ClientRecord(
-            synced_round=state.round,
-            accepted_round=state.round,
-            num_examples=state.record(client).num_examples,
+            synced_round=max(before.synced_round, made),
+            accepted_round=made,
+            num_examples=before.num_examples,
             control_round=0 if state.control is None else state.round,
         )
     return (

@@ -21,6 +21,8 @@ class RoundRecord:
         delta: delta_k, the round's measured error (27).
         delta_budget: what `convergence.delta_c` allowed; None without one.
         certificate: of x_round, before the step, in certified rounds: `convergence.Certificate` as plain values.
+        late: updates among them that were made from an earlier model, and counted less.
+        surplus: clients that were asked and not waited for, because enough others had answered.
         residual_norm: the server's residual after the step.
         seconds: of this round; `elapsed_s`: of the run so far, the time before a resume included.
     """
@@ -44,6 +46,8 @@ class RoundRecord:
     seconds: float
     elapsed_s: float
     certificate: Mapping[str, Any] | None = None
+    late: int = 0
+    surplus: int = 0
     link: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod

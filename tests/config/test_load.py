@@ -258,6 +258,10 @@ def configs(draw: st.DrawFn) -> RunConfig:
     flat.setdefault("convergence.certify_every", 1)  # tolerances are refused without certificates
     if not flat["convergence.certify_every"]:
         flat = {key: value for key, value in flat.items() if not key.endswith("_tolerance")}
+    clients = flat.get("partition.num_clients", 20)
+    for key in ("federation.buffer_size", "federation.concurrency"):  # refused above the number of clients
+        if key in flat:
+            flat[key] = min(flat[key], clients)
     return from_flat({**flat, **draw(OPTIONS)})
 
 

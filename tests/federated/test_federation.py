@@ -64,6 +64,7 @@ class Federation(RuleBasedStateMachine):
         self.server = ServerState(run=7, round=1, model=X1)
         self.devices = {client: Device() for client in CLIENTS}
         self.calls = 0
+        self.belated: dict[int, ClientUpdate] = {}  # trained and under way; until they arrive nobody is asked anew
 
     def _ask(self, client: int, *, dense: bool = False) -> ClientUpdate | NeedsModel:
         """One message each way, over the wire's own bytes; the device writes its state before it answers."""
@@ -89,11 +90,14 @@ class Federation(RuleBasedStateMachine):
         return found
 
     @rule(
-        fates=st.lists(st.sampled_from(["used", "absent", "lost", "late"]), min_size=4, max_size=4),
+        fates=st.lists(st.sampled_from(["used", "absent", "lost", "late", "belated"]), min_size=4, max_size=4),
         order=st.permutations(list(CLIENTS)),
     )
     def one_round(self, fates: list[str], order: list[int]) -> None:
-        sampled = [client for client in CLIENTS if fates[client] != "absent"]
+        free = [client for client in CLIENTS if client not in self.belated]
+        sampled = [client for client in free if fates[client] != "absent"]
+        fates = [fate if client in free else "absent" for client, fate in zip(CLIENTS, fates, strict=True)]
+        arriving = {client: update for client, update in self.belated.items() if order[client] % 2}
         if "used" not in fates:
             for client in sampled:  # a round below its quorum: trained for nothing
                 self._ask(client)
@@ -113,10 +117,19 @@ class Federation(RuleBasedStateMachine):
                 self.devices[client].accepted = answer.round
             elif fates[client] == "lost":
                 accumulator.give_up(client)  # "late" ones are given up by `aggregate`
+            elif fates[client] == "belated":
+                self.belated[client] = answer
+        for client, update in arriving.items():
+            accumulator.add_late(client, update, 0.5)
+            self.devices[client].used += decode(update.payload, LAYOUT)
+            self.devices[client].accepted = update.round
+            del self.belated[client]
         self.server, _ = server_round(accumulator.aggregate(), self.server, LAYOUT, self.optimizer, self.downlink)
 
     @rule(client=st.sampled_from(CLIENTS))
     def the_same_plan_twice(self, client: int) -> None:
+        if client in self.belated:
+            return
         first = self._ask(client)
         calls = self.calls
         assert self._ask(client) == first
@@ -125,6 +138,8 @@ class Federation(RuleBasedStateMachine):
     @rule(client=st.sampled_from(CLIENTS))
     def a_device_is_wiped(self, client: int) -> None:
         device = self.devices[client]
+        if client in self.belated:
+            return  # what is under way is not on the device
         device.forgotten += device.kept()
         device.state = None
 

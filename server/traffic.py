@@ -1,0 +1,38 @@
+"""What one round cost, and who gave nothing."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+from .exchange import Exchange
+
+log = logging.getLogger("amgt_fed.server")
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Payload bytes of the messages of one round, and what became of the clients that were asked.
+
+    Attributes:
+        failures: clients that gave nothing usable, with the reason.
+        late: updates of earlier rounds that this one used.
+        surplus: clients whose answer the round did not wait for, because enough others had answered.
+    """
+
+    uplink_bytes: int = 0
+    downlink_bytes: int = 0
+    failures: dict[int, str] = field(default_factory=dict)
+    late: int = 0
+    surplus: int = 0
+
+    def add(self, exchange: Exchange) -> None:
+        """Count what an exchange has sent and received since it was last counted."""
+        sent, received = exchange.take_counts()
+        self.uplink_bytes += received
+        self.downlink_bytes += sent
+
+    def fail(self, client: int, reason: str) -> None:
+        """Count a client's failure, and say it."""
+        log.warning("client %d gives nothing in this round: %s", client, reason)
+        self.failures[client] = reason
