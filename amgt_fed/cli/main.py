@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from amgt_fed.cli import compare, config, doctor, inspect, paper, run, runs
+from amgt_fed.cli import compare, config, dashboard, doctor, inspect, paper, run, runs
 from amgt_fed.cli.errors import reporting
 
 app = typer.Typer(
@@ -18,7 +18,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Start with [bold]amgt-fed run[/bold]: digits over 20 clients, beside dense FedAvg, in under three minutes.",
 )
-for module in (run, runs, compare, paper, inspect, config, doctor):
+for module in (run, runs, compare, dashboard, paper, inspect, config, doctor):
     module.register(app)
 
 

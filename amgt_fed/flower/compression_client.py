@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
-from typing import Final, cast, overload
+from typing import Final, TypeAlias, cast, overload
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
-from flwr.clientapp.typing import ClientAppCallable
 
 from amgt_fed.codec import Codec, decode, get_codec
 from amgt_fed.errors import CodecError, ConfigError, WireError
@@ -20,6 +19,8 @@ from amgt_fed.flower.compression_values import digest_of
 from amgt_fed.layout import Float32Vector, Layout
 
 __all__ = ["EXACT", "compression_mod"]
+
+ClientAppCallable: TypeAlias = Callable[[Message, Context], Message]  # as Flower names what a mod calls next
 
 # Flower's own handlers stand at "flwr", so what is logged here appears in `flwr run --stream` too.
 log = logging.getLogger("flwr.amgt_fed")

@@ -1,0 +1,1 @@
+"""A live page over run directories: it reads what runs write, and changes nothing."""
