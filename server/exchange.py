@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -52,8 +52,8 @@ class Exchange:
         self._arrived: deque[Message] = deque()  # pulled and not yet read: a reader may stop in between
         self._waiting: dict[str, int] = {}
         self._unsent: list[int] = []
-        self.sent_bytes = 0
-        self.received_bytes = 0
+        self._sent: Counter[int] = Counter()
+        self._received: Counter[int] = Counter()
 
     @property
     def missing(self) -> list[int]:
@@ -73,7 +73,7 @@ class Exchange:
                 self._waiting[message_id] = client
             else:
                 self._unsent.append(client)
-        self.sent_bytes += sum(map(len, contents.values()))
+        self._sent.update({client: len(data) for client, data in contents.items()})
 
     @property
     def is_over(self) -> bool:
@@ -115,10 +115,10 @@ class Exchange:
         for message_id in dropped:
             del self._waiting[message_id]
 
-    def take_counts(self) -> tuple[int, int]:
-        """Payload bytes (sent, received) since the last call."""
-        counts = self.sent_bytes, self.received_bytes
-        self.sent_bytes = self.received_bytes = 0
+    def take_counts(self) -> tuple[Counter[int], Counter[int]]:
+        """Payload bytes (sent, received) by client since the last call."""
+        counts = self._sent, self._received
+        self._sent, self._received = Counter(), Counter()
         return counts
 
     def _read(self, client: int, message: Message) -> Reply:
@@ -130,7 +130,7 @@ class Exchange:
             data = unpack(message.content)
         except WireError as error:
             return Reply(client, b"", str(error))
-        self.received_bytes += len(data)
+        self._received[client] += len(data)
         return Reply(client, data)
 
 

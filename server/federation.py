@@ -22,6 +22,7 @@ from amgt_fed.federated.server import StepReport
 from amgt_fed.federated.state import ServerState
 from amgt_fed.layout import Float32Vector, Layout
 from amgt_fed.runs import Checkpoint, RoundRecord, RunDirectory, RunSummary, load_checkpoint, save_checkpoint
+from amgt_fed.runs.clients import ClientLedger
 from amgt_fed.runs.environment import versions
 from amgt_fed.runs.report import write_report
 from amgt_fed.setup import Setup, build
@@ -74,6 +75,7 @@ class Federation:
         # Before the first round as well: the clients tag their state with the run's number, which is drawn once.
         save_checkpoint(directory.checkpoint_path, self._checkpoint)
         self._tracker = ConvergenceTracker.from_state(self._checkpoint.tracker)
+        self._ledger = ClientLedger(self._checkpoint.ledger)
         self._test_data = self._setup.task.test_data() if config.federation.evaluate == "server" else None
         self._scorer = self._setup.fresh_model()
 
@@ -121,6 +123,7 @@ class Federation:
         seconds = time.monotonic() - began
         elapsed = before.elapsed_s + seconds
         report = self._observe(round, aggregate, score, traffic, elapsed, measured)
+        self._note_clients(round, aggregate, traffic)
         stopped = stop_reason(self._config, report, score)
         if stopped and score is None:  # the last round is always evaluated
             state, score = self._score(runner, state, aggregate, traffic)
@@ -135,12 +138,24 @@ class Federation:
             elapsed_s=elapsed,
             stopped=stopped,
             nearest=certifier.nearest,
+            ledger=self._ledger.rows(),
         )
         # The line first: a resumed run cuts lines the checkpoint does not know of, and could not restore a lost one.
         self._directory.append_round(record)
         log_round(record, self._config.rounds)
         if stopped or round == self._config.rounds or round % self._config.checkpoint_every == 0:
             save_checkpoint(self._directory.checkpoint_path, self._checkpoint)
+
+    def _note_clients(self, round: int, aggregate: Aggregate, traffic: Traffic) -> None:
+        size = aggregate.update_norm or math.inf
+        self._ledger.add(
+            round,
+            sent=traffic.sent,
+            received=traffic.received,
+            relative_norms={client: norm / size for client, norm in aggregate.norms.items()},
+            failures=traffic.failures,
+            now=time.time(),
+        )
 
     def _score(
         self, runner: RoundRunner, state: ServerState, aggregate: Aggregate, traffic: Traffic

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from dataclasses import dataclass, field
 
 from .exchange import Exchange
@@ -15,6 +16,7 @@ class Traffic:
     """Payload bytes of the messages of one round, and what became of the clients that were asked.
 
     Attributes:
+        sent, received: those of a single client, but for introductions.
         failures: clients that gave nothing usable, with the reason.
         late: updates of earlier rounds that this one used.
         surplus: clients whose answer the round did not wait for, because enough others had answered.
@@ -22,6 +24,8 @@ class Traffic:
 
     uplink_bytes: int = 0
     downlink_bytes: int = 0
+    sent: Counter[int] = field(default_factory=Counter)
+    received: Counter[int] = field(default_factory=Counter)
     failures: dict[int, str] = field(default_factory=dict)
     late: int = 0
     surplus: int = 0
@@ -29,8 +33,10 @@ class Traffic:
     def add(self, exchange: Exchange) -> None:
         """Count what an exchange has sent and received since it was last counted."""
         sent, received = exchange.take_counts()
-        self.uplink_bytes += received
-        self.downlink_bytes += sent
+        self.sent.update(sent)
+        self.received.update(received)
+        self.uplink_bytes += received.total()
+        self.downlink_bytes += sent.total()
 
     def fail(self, client: int, reason: str) -> None:
         """Count a client's failure, and say it."""

@@ -10,7 +10,7 @@ from amgt_fed.runs import RunDirectory
 from amgt_fed.runs.clients import ClientEntry, read_clients
 
 PAGE_SIZE = 50
-COLUMNS = ("client", "rounds", "last_round", "last_seen", "uplink_bytes", "downlink_bytes", "drift", "failures")
+COLUMNS = ("client", "rounds", "last_round", "last_seen", "uplink_bytes", "downlink_bytes", "relative_norm", "failures")
 
 
 def clients_page(directory: RunDirectory, query: Mapping[str, str]) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def clients_page(directory: RunDirectory, query: Mapping[str, str]) -> dict[str,
 
     Raises:
         ConfigError: a value that is none of these.
-        StateError: the run's file of clients is damaged.
+        StateError: the run's checkpoint is damaged.
     """
     sort, order = query.get("sort", "client"), query.get("order", "asc")
     if sort not in COLUMNS or order not in ("asc", "desc"):
@@ -31,7 +31,7 @@ def clients_page(directory: RunDirectory, query: Mapping[str, str]) -> dict[str,
     if not page.isascii() or not page.isdigit():
         raise ConfigError(f"page {page!r} is no number from 0")
     wanted = query.get("find", "").strip().lower()
-    entries = [entry for entry in read_clients(directory.path) if _matches(entry, wanted)]
+    entries = [entry for entry in read_clients(directory.checkpoint_path) if _matches(entry, wanted)]
     entries.sort(key=lambda entry: (getattr(entry, sort), entry.client), reverse=order == "desc")
     start = int(page) * PAGE_SIZE
     return {

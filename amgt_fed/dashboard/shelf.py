@@ -28,24 +28,26 @@ class Shelf:
 
     def feeds(self) -> list[RunFeed]:
         """All runs, each brought up to date, those named first and then by path."""
-        with self._lock:
-            for path in self._found():
-                if path not in self._feeds:
-                    self._feeds[path] = RunFeed(self._free_name(path), RunDirectory(path))
-            for path in [path for path in self._feeds if not _is_run(path)]:
-                del self._feeds[path]  # deleted while the page is open
-            feeds = list(self._feeds.values())
+        feeds = self._known()
         for feed in feeds:
             feed.refresh()
         return feeds
 
     def feed(self, id: str) -> RunFeed | None:
         """The run the page calls `id`, up to date; None if there is none (any more)."""
-        with self._lock:
-            found = next((feed for feed in self._feeds.values() if feed.id == id), None)
+        found = next((feed for feed in self._known() if feed.id == id), None)
         if found is not None:
             found.refresh()
         return found
+
+    def _known(self) -> list[RunFeed]:
+        with self._lock:
+            for path in self._found():
+                if path not in self._feeds:
+                    self._feeds[path] = RunFeed(self._free_name(path), RunDirectory(path))
+            for path in [path for path in self._feeds if not _is_run(path)]:
+                del self._feeds[path]  # deleted while the page is open
+            return list(self._feeds.values())
 
     def _found(self) -> list[Path]:
         found = []

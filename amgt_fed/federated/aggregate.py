@@ -54,6 +54,7 @@ class Accumulator:
         self._scalars: dict[str, float] = {}
         self._metrics: dict[str, tuple[float, int]] = {}  # weighted sum, and the weight of those who reported it
         self._participants: list[int] = []
+        self._norms: dict[int, float] = {}
         self._late: dict[int, tuple[ClientUpdate, float]] = {}
         self._late_rounds: dict[int, int] = {}
         self._rejected: dict[int, Exception] = {}
@@ -138,6 +139,7 @@ class Accumulator:
             drift=spread / norm if norm > 0 else 0.0,
             loss=weighted["loss"],
             metrics={name: total / weight for name, (total, weight) in sorted(self._metrics.items())},
+            norms=dict(self._norms),
             rounds=dict(self._late_rounds),
             gradient_scale=weighted["gradient_scale"] if self._scale_known else 0.0,
             control_shift=None if self._control is None else self._sum.copy(),
@@ -179,6 +181,7 @@ class Accumulator:
         self._squares += weight * square * (scale * unit) ** 2
         self._weights += weight
         self._participants.append(client)
+        self._norms[client] = scale * math.sqrt(square)
         if discount is not None:
             self._late_rounds[client] = update.round
         self._scale_known &= update.gradient_scale > 0

@@ -103,6 +103,7 @@ class Aggregate:
         delta: delta_k = sum_i w_i ||q_i - D_i||, at least ||m_k - sum_i w_i D_i||.
         drift: sqrt(sum_i w_i ||q_i - m_k||^2) / ||m_k||; 0 where m_k = 0.
         loss: sum_i w_i loss_i.
+        norms: ||q_i|| by participant, after clipping and discount.
         rounds: the round of an update that came late, by client; the others are of the round itself.
         gradient_scale: sum_i w_i s_i; 0 where a client did not say.
         control_shift: with control variates, sum_i n_i q_i / s_i: what the sum of n_i c_i has grown by.
@@ -117,6 +118,7 @@ class Aggregate:
     drift: float
     loss: float
     metrics: Mapping[str, float]
+    norms: Mapping[int, float] = field(default_factory=dict)
     rounds: Mapping[int, int] = field(default_factory=dict)
     gradient_scale: float = 0.0
     control_shift: NDArray[np.float64] | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ class Checkpoint:
         layout_digest: of the model; a checkpoint of another model is refused.
         stopped: why the run is over; empty while it goes on.
         certificate: of the final model, once the run is over and was asked for one.
+        ledger: `ClientLedger.rows()`.
         nearest: the measured point nearest to the minimum, which bounds the gap in later certificates.
     """
 
@@ -50,6 +51,7 @@ class Checkpoint:
     stopped: str = ""
     certificate: Mapping[str, Any] | None = None
     nearest: MeasuredPoint | None = None
+    ledger: Sequence[Sequence[Any]] = ()
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -88,6 +90,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         "first_errors": list(state.first_errors),
         "nearest": None if nearest is None else [nearest.value, nearest.error],
         "tracker": dict(checkpoint.tracker),
+        "ledger": list(checkpoint.ledger),
         "uplink_bytes": checkpoint.uplink_bytes,
         "downlink_bytes": checkpoint.downlink_bytes,
         "failures": checkpoint.failures,
@@ -168,6 +171,7 @@ def _from_parts(facts: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> Chec
         elapsed_s=facts["elapsed_s"],
         stopped=facts["stopped"],
         certificate=facts.get("certificate"),
+        ledger=facts.get("ledger", ()),
         nearest=_nearest(facts.get("nearest"), tensors),
     )
 
