@@ -140,7 +140,7 @@ class Roster:
         exchange.send(dict.fromkeys(nodes, encode_question(self._run)), {node: node for node in nodes})
         self._asked.update(nodes)
         self._open.append(exchange)
-        self.sent_bytes += exchange.sent_bytes
+        self.sent_bytes += exchange.take_counts()[0].total()
 
     def _listen(self, exchange: Exchange, patience_s: float) -> dict[int, Hello]:
         found: dict[int, Hello] = {}
