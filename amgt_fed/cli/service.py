@@ -6,6 +6,8 @@ import logging
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -55,6 +57,7 @@ def run_service(command: Callable[[list[str]], object]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
+    _carry_signals_to_the_main_thread()
     arguments = sys.argv[1:]
     code: int | None = None
     try:
@@ -92,9 +95,54 @@ def security(
     return choose_security(address, insecure=insecure, files=files, instead=instead)
 
 
+def _carry_signals_to_the_main_thread() -> None:
+    # The system may hand a signal to any thread, or to the main one in the moment before it begins to wait. Python runs
+    # handlers in the main thread alone, and nothing would wake that one: an app's call could sleep for hours first.
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    _leave_forked_children_out()
+    main = threading.main_thread().ident
+    assert main is not None  # it runs this
+
+    def insist() -> None:
+        number = os.read(reading, 1)[0]
+        while signal.getsignal(number) is _stop:
+            signal.pthread_kill(main, number)
+            time.sleep(0.05)
+
+    threading.Thread(target=insist, name="amgt-signals", daemon=True).start()
+
+
+def _leave_forked_children_out() -> None:
+    # A child has our pipe, so a signal to it would count as one to us, and our handlers, whose exception a worker of an
+    # app's would print. Signals wait until it has neither.
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    former = threading.local()
+
+    def hold() -> None:
+        former.mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+
+    def release() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former.mask)
+
+    def begin_as_a_child() -> None:
+        signal.set_wakeup_fd(-1)
+        for number in numbers:
+            if signal.getsignal(number) in (_stop, _pass):
+                signal.signal(number, signal.SIG_DFL)
+        release()
+
+    os.register_at_fork(before=hold, after_in_parent=release, after_in_child=begin_as_a_child)
+
+
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
     # Once is enough: a second signal must not interrupt the good-byes.
     for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, signal.SIG_IGN)
+        signal.signal(each, _pass)
     log.info("stopping on %s", signal.Signals(number).name)
     raise Stopped(number)
+
+
+def _pass(number: int, frame: FrameType | None) -> None:
+    """Take a signal and do nothing; to ignore one that has already come would be reported as an error."""
