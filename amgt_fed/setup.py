@@ -128,7 +128,7 @@ def resolve(keys: Mapping[str, Scalar]) -> RunConfig:
     name = keys.get("task", RunConfig().task)
     if not isinstance(name, str) or not name:
         return from_flat(keys)  # refused there, with what is allowed
-    return merge(from_flat(dict(find_task(name).defaults)), keys)
+    return merge(from_flat(find_task(name).defaults_beside(keys)), keys)
 
 
 def build(config: RunConfig, *, data_dir: str = "", device: str = "") -> Setup:

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from amgt_fed.codec.peers_sparse import Qsgd
-from amgt_fed.config import from_flat
+from amgt_fed.config import from_flat, to_flat
 from amgt_fed.errors import ConfigError
-from amgt_fed.setup import build, pick_device
+from amgt_fed.setup import build, pick_device, resolve
+from amgt_fed.tasks.base import RECIPE_KEYS
+from amgt_fed.tasks.digits import Digits
 
 TINY = {"task": "tests.helpers.tiny_task:Tiny"}
 
@@ -93,3 +95,33 @@ def test_a_codecs_wrong_parameter_is_named(text: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said) as caught:
         build(from_flat({**TINY, "codec.uplink": text}))
     assert f"codec.uplink = {text!r} is not allowed" in str(caught.value)
+
+
+def test_a_recipe_holds_with_budgets_and_rates_of_ones_own_and_goes_whole_with_another_method() -> None:
+    recipe, defaults = Digits.recipe, Digits.defaults
+    plain = to_flat(resolve({}))
+    assert {key: plain[key] for key in recipe} == dict(recipe)
+    mine = to_flat(resolve({"client.lr": 0.02, "codec.uplink_budget": "bytes=300"}))
+    assert (mine["client.lr"], mine["codec.uplink_budget"]) == (0.02, "bytes=300")
+    assert mine["codec.uplink"] == recipe["codec.uplink"]
+    for key, value in {
+        "codec.uplink": "stc",
+        "codec.downlink": "amgt",
+        "codec.link_budgets": "0:bytes=100",
+        "client.optimizer": "amgt",
+        "client.scaffold": True,
+        "server.optimizer": "momentum",
+        "federation.mode": "async",
+        "federation.max_staleness": 2,
+    }.items():
+        assert key in RECIPE_KEYS
+        other = to_flat(resolve({key: value}))
+        assert {each: other[each] for each in defaults} == dict(defaults), key
+        assert other[key] == value
+    assert len(RECIPE_KEYS) == 8
+
+
+def test_a_task_whose_recipe_is_not_a_configuration_is_refused_by_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Digits, "recipe", {"codec.uplnk": "amgt"})
+    with pytest.raises(ConfigError, match=r"codec\.uplnk"):
+        resolve({})

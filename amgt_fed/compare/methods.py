@@ -207,7 +207,7 @@ def configuration(method: Method, task: str, common: Mapping[str, Scalar]) -> Ru
         ConfigError: an unknown key or a bad value.
         TaskError: there is no such task.
     """
-    defaults = dict(find_task(task).defaults)
+    defaults = find_task(task).defaults_beside({*method.overrides, *common})
     if method.base == "fedavg":
         defaults = {key: value for key, value in defaults.items() if not is_method_key(key)}
     base = from_flat({**defaults, **common, "task": task})

@@ -93,12 +93,18 @@ class ServerConfig(Section):
 class CodecConfig(Section):
     """How updates are compressed, each way."""
 
-    uplink: str = Field("amgt", description="codec of client updates: amgt, or a peer (dense, topk, stc, ...)")
+    uplink: str = Field(
+        "amgt",
+        description="codec of client updates: amgt, subspace:rank=N, or a peer (dense, topk, stc, ...), with its "
+        "parameters as NAME:PARAM=VALUE",
+    )
     uplink_budget: str = Field(
         "nmse=0.7",
         description="bytes=N, bits=B (per parameter), nmse=R, error=E (l2), error=C/k, auto, auto=C, or none",
     )
-    downlink: str = Field("amgt", description="codec of the server's step; `model` sends the whole model each round")
+    downlink: str = Field(
+        "amgt", description="as uplink, for the server's step; `model` sends the whole model each round"
+    )
     downlink_budget: str = Field("nmse=0.7", description="as uplink_budget, for the server's step")
     error_feedback: bool = Field(True, description="carry what compression left out into the next round")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -71,6 +71,15 @@ class TaskSettings:
     options: Mapping[str, bool | int | float | str] = field(default_factory=dict)
 
 
+RECIPE_KEYS = frozenset(
+    {
+        *("codec.uplink", "codec.downlink", "codec.link_budgets", "client.optimizer", "client.scaffold"),
+        *("server.optimizer", "federation.mode", "federation.max_staleness"),
+    }
+)
+"""Who names one of these has a method of their own in mind, which a task's recipe may not go with."""
+
+
 class Task(ABC):
     """What a federation trains. `model` and `train_data` are enough; everything else has a default.
 
@@ -83,8 +92,15 @@ class Task(ABC):
     """The metric tables and plots show; the default `metrics` gives accuracy."""
     defaults: ClassVar[Mapping[str, bool | int | float | str]] = {}
     """Configuration, by dotted keys, that suits this task; it holds wherever the user says nothing else."""
+    recipe: ClassVar[Mapping[str, bool | int | float | str]] = {}
+    """Keys that only hold together, before `defaults`; left away whole where the user names one of `RECIPE_KEYS`."""
     reference: ClassVar[Reference | None] = None
     """The centralised score to show beside the federated one, where it has been measured."""
+
+    @classmethod
+    def defaults_beside(cls, keys: Collection[str]) -> dict[str, bool | int | float | str]:
+        """What holds where the user says nothing else, given the dotted keys that the user does name."""
+        return dict(cls.defaults) if RECIPE_KEYS & set(keys) else {**cls.defaults, **cls.recipe}
 
     def __init__(self, settings: TaskSettings) -> None:
         self.settings = settings
