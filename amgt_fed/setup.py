@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from amgt_fed.codec import Codec, CodecError, codec_names, get_codec
@@ -16,16 +20,22 @@ from amgt_fed.codec.subspace import SubspaceCodec
 from amgt_fed.config import RunConfig, check_together, from_flat, merge
 from amgt_fed.config.schema import Scalar
 from amgt_fed.errors import ConfigError, TaskError
+from amgt_fed.federated.aggregate import Accumulator
 from amgt_fed.federated.budgets import BudgetRule
 from amgt_fed.federated.client import Compression
+from amgt_fed.federated.gather import MAX_EXAMPLES, Gathering
+from amgt_fed.federated.robust import RULES, Rule
+from amgt_fed.federated.robust_gather import RobustGathering
 from amgt_fed.federated.server import Downlink
 from amgt_fed.federated.server_optimizer import OptimizerSettings
 from amgt_fed.flower.generators import seeded_generators
+from amgt_fed.layout import Layout
 from amgt_fed.schedules import InverseTime
 from amgt_fed.subspace import Subspace
 from amgt_fed.tasks import FlatModel, LocalSettings, Task, TaskSettings, find_task, load_task
 
 DATA_VARIABLE = "AMGT_DATA"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +119,31 @@ class Setup:
         keeps = codec.error_feedback and not isinstance(chosen, SubspaceCodec)
         return Downlink(chosen, BudgetRule.parse(codec.downlink_budget, auto=True), keeps)
 
+    @property
+    def max_examples(self) -> int:
+        """What one client may claim to have trained on."""
+        return self.config.server.max_examples or MAX_EXAMPLES
+
+    def aggregation_rule(self) -> Rule | None:
+        """How updates are aggregated; None for the mean by examples.
+
+        Raises:
+            ConfigError: no such rule, or a parameter that it does not have.
+        """
+        text = self.config.server.aggregator
+        if text == "mean":
+            return None
+        return _named("server.aggregator", text, RULES, "trimmed_mean:fraction=0.2")
+
+    def gathering(
+        self, layout: Layout, expected: Iterable[int], *, control: NDArray[np.float64] | None = None
+    ) -> Gathering:
+        """What takes the updates of one round; see `Accumulator` for the arguments."""
+        clip_norm, rule = self.config.server.clip_norm, self.aggregation_rule()
+        if rule is not None:
+            return RobustGathering(layout, expected, rule, clip_norm=clip_norm, max_examples=self.max_examples)
+        return Accumulator(layout, expected, clip_norm=clip_norm, control=control, max_examples=self.max_examples)
+
     def server_optimizer(self) -> OptimizerSettings:
         """What the server does with the aggregate."""
         server = self.config.server
@@ -161,23 +196,37 @@ def build(config: RunConfig, *, data_dir: str = "", device: str = "") -> Setup:
     )
     setup = Setup(config, load_task(config.task, settings), pick_device(device or config.device))
     setup.subspace(1)  # builds both codecs: an unknown codec is refused here rather than in round 1
+    rule = setup.aggregation_rule()
+    federation = config.federation
+    at_once = federation.buffer_size if federation.mode == "async" else federation.clients_per_round
+    if rule is not None and rule.fewest > at_once:
+        raise ConfigError(
+            f"server.aggregator = {config.server.aggregator!r} needs {rule.fewest} updates at once, and there are "
+            f"{at_once}; raise federation.clients_per_round (in mode async: buffer_size)"
+        )
     return setup
 
 
 def _codec(key: str, text: str) -> Codec:
+    return _named(key, text, {name: partial(get_codec, name) for name in codec_names()}, "stc:fraction=0.0025")
+
+
+def _named(key: str, text: str, known: Mapping[str, Callable[..., T]], example: str) -> T:
     """Build what `NAME` or `NAME:PARAMETER=VALUE,...` asks for, e.g. "stc:fraction=0.0025"."""
     name, _, listed = text.partition(":")
     try:
-        return get_codec(name, **dict(_codec_parameter(part) for part in listed.split(",") if listed))
-    except CodecError as error:
-        near = difflib.get_close_matches(name, codec_names(), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near and near[0] != name else ""
-        raise ConfigError(f"{key} = {text!r} is not allowed: {error}{hint}") from error
-    except (TypeError, ValueError) as error:  # a parameter the codec does not have, or no number
-        raise ConfigError(f"{key} = {text!r} is not allowed: {error}; write e.g. stc:fraction=0.0025") from error
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"there is no {name!r}; there are: {', '.join(known)}{hint}")
+        return known[name](**dict(_parameter(part) for part in listed.split(",") if listed))
+    except (CodecError, ConfigError) as error:
+        raise ConfigError(f"{key} = {text!r} is not allowed: {error}") from error
+    except (TypeError, ValueError) as error:  # a parameter it does not have, or no number
+        raise ConfigError(f"{key} = {text!r} is not allowed: {error}; write e.g. {example}") from error
 
 
-def _codec_parameter(part: str) -> tuple[str, int | float]:
+def _parameter(part: str) -> tuple[str, int | float]:
     name, _, value = (piece.strip() for piece in part.partition("="))
     try:
         return name, int(value)

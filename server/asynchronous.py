@@ -15,10 +15,9 @@ import time
 import numpy as np
 from flwr.serverapp import Grid
 
-from amgt_fed.codec import decode
 from amgt_fed.errors import AMGTFedError, RoundError
-from amgt_fed.federated.aggregate import Accumulator
 from amgt_fed.federated.catchup import plan_for
+from amgt_fed.federated.gather import check_numbers, checked_update
 from amgt_fed.federated.messages import Aggregate, ClientUpdate, NeedsModel
 from amgt_fed.federated.server import StepReport, server_round
 from amgt_fed.federated.state import ServerState, with_synced
@@ -29,7 +28,7 @@ from amgt_fed.wire import decode_update, encode_plan
 from .exchange import Exchange, Reply, first_reasons
 from .late import discount
 from .roster import Roster, introduced
-from .rounds import RoundRunner
+from .rounds import RoundRunner, log_outliers
 from .traffic import Traffic
 
 log = logging.getLogger("amgt_fed.server")
@@ -137,8 +136,8 @@ class AsyncRunner(RoundRunner):
         limit = self._setup.config.federation.max_staleness
         if limit and state.round - asked > limit:
             raise RoundError(f"its update is {state.round - asked} steps old, federation.max_staleness is {limit}")
-        Accumulator(self._layout, ()).add_late(client, answer, 1.0)
-        decode(answer.payload, self._layout)
+        check_numbers(client, answer, self._setup.max_examples)
+        checked_update(client, answer, self._layout)
 
     def _give_up_the_slow(self, traffic: Traffic, avoid: set[int]) -> None:
         now = time.monotonic()
@@ -163,10 +162,12 @@ class AsyncRunner(RoundRunner):
 
     def _aggregate(self, state: ServerState, traffic: Traffic) -> Aggregate:
         """The buffer's mean; every payload in it has been decoded once and is known to be sound."""
-        accumulator = Accumulator(self._layout, (), clip_norm=self._setup.config.server.clip_norm)
+        accumulator = self._setup.gathering(self._layout, ())
         exponent = self._setup.config.federation.staleness_exponent
         for client, update in self._buffer.items():
             accumulator.add_late(client, update, discount(state.round - update.round, exponent))
             traffic.late += update.round < state.round
         self._buffer.clear()
-        return accumulator.aggregate()
+        aggregate = accumulator.aggregate()
+        log_outliers(aggregate)
+        return aggregate

@@ -155,6 +155,7 @@ class Federation:
             relative_norms={client: norm / size for client, norm in aggregate.norms.items()},
             failures=traffic.failures,
             now=time.time(),
+            outliers=aggregate.outliers,
         )
 
     def _score(
@@ -254,6 +255,7 @@ class Federation:
             failures=len(traffic.failures),
             late=traffic.late,
             surplus=traffic.surplus,
+            outliers=sorted(aggregate.outliers),
             num_examples=aggregate.num_examples,
             status=str(report.status),
             seconds=seconds,

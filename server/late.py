@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass, field
 
 from amgt_fed.errors import AMGTFedError, RoundError
-from amgt_fed.federated.aggregate import Accumulator
+from amgt_fed.federated.gather import Gathering
 from amgt_fed.federated.messages import Aggregate, ClientUpdate, NeedsModel
 from amgt_fed.federated.state import ServerState, with_synced
 from amgt_fed.layout import Layout
@@ -84,7 +84,7 @@ class LateUpdates:
         self._open = still_open
         return state
 
-    def add_to(self, accumulator: Accumulator, state: ServerState, traffic: Traffic) -> None:
+    def add_to(self, accumulator: Gathering, state: ServerState, traffic: Traffic) -> None:
         """Give the round what has come late."""
         for client, update in list(self._arrived.items()):
             staleness = state.round - update.round

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from flwr.serverapp import Grid
 
 from amgt_fed.errors import AMGTFedError, RoundError
-from amgt_fed.federated.aggregate import Accumulator
 from amgt_fed.federated.catchup import plan_for
 from amgt_fed.federated.control import control_mean, restarted, zero_control
+from amgt_fed.federated.gather import Gathering
 from amgt_fed.federated.messages import Aggregate, ClientUpdate, NeedsModel
 from amgt_fed.federated.server import StepReport, server_round
 from amgt_fed.federated.state import ServerState, with_synced
@@ -64,12 +64,7 @@ class RoundRunner:
                 state.round, attempt, avoid=traffic.failures, busy=self._late.busy
             )
             self._late.drop(dropped)
-            accumulator = Accumulator(
-                self._layout,
-                participants,
-                clip_norm=self._setup.config.server.clip_norm,
-                control=control_mean(state),
-            )
+            accumulator = self._setup.gathering(self._layout, participants, control=control_mean(state))
             enough = min(federation.clients_per_round, len(participants))
             try:
                 state = self.collect("train", state, accumulator, participants, traffic, enough=enough)
@@ -77,7 +72,7 @@ class RoundRunner:
                 log.warning("%s; all control variates start again from zero", lost)
                 state = restarted(lost.state, self._layout)
                 continue
-            needed = quorum_of(self._setup.config, enough)
+            needed = max(quorum_of(self._setup.config, enough), accumulator.fewest)
             if accumulator.added >= needed:
                 state = self._late.poll(state, traffic)
                 self._late.add_to(accumulator, state, traffic)
@@ -85,6 +80,7 @@ class RoundRunner:
                 for client, reason in accumulator.rejected.items():
                     if client not in traffic.failures:
                         traffic.fail(client, str(reason))
+                log_outliers(aggregate)
                 self._late.settle(aggregate, traffic)
                 after, report = server_round(
                     aggregate, state, self._layout, self._optimizer, self._downlink, uplink=self._uplink
@@ -109,7 +105,7 @@ class RoundRunner:
         self,
         message_type: str,
         state: ServerState,
-        accumulator: Accumulator,
+        accumulator: Gathering,
         participants: list[int],
         traffic: Traffic,
         *,
@@ -244,6 +240,12 @@ class RoundRunner:
         exchange.close()
         traffic.add(exchange)
         return state, mean_score([answers[client] for client in sorted(answers)])
+
+
+def log_outliers(aggregate: Aggregate) -> None:
+    """Name those whose update stood apart."""
+    for client, apart in aggregate.outliers.items():
+        log.warning("client %d stands apart: %s", client, apart)
 
 
 def mean_score(answers: Sequence[Evaluation]) -> Score | None:

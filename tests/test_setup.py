@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -125,3 +126,28 @@ def test_a_task_whose_recipe_is_not_a_configuration_is_refused_by_key(monkeypatc
     monkeypatch.setattr(Digits, "recipe", {"codec.uplnk": "amgt"})
     with pytest.raises(ConfigError, match=r"codec\.uplnk"):
         resolve({})
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"server.aggregator": "krumm"}, r"server\.aggregator = 'krumm' .* there is no 'krumm'.*did you mean 'krum'"),
+        ({"server.aggregator": "trimmed_mean:fraction=0.6"}, r"fraction = 0\.6 of trimmed_mean must be"),
+        ({"server.aggregator": "median:fraction=0.1"}, "write e.g. trimmed_mean:fraction=0.2"),
+        ({"server.aggregator": "krum:malicious=4"}, "needs 11 updates at once, and there are 10"),
+        ({"server.aggregator": "median", "convergence.certify_every": 5}, "believes every client's gradient"),
+        (
+            {"server.aggregator": "median", "client.scaffold": True, "client.optimizer": "sgd"},
+            "client.scaffold = true needs server.aggregator = mean",
+        ),
+    ],
+)
+def test_an_aggregator_that_cannot_be_is_refused_before_the_first_round(keys: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        build(resolve({**keys, "server.lr": 1.0}))
+
+
+def test_async_needs_the_updates_in_its_buffer() -> None:
+    keys = {"server.aggregator": "krum:malicious=2", "federation.mode": "async", "federation.buffer_size": 5}
+    with pytest.raises(ConfigError, match=r"needs 7 updates at once, and there are 5; .*buffer_size"):
+        build(resolve(keys))

@@ -88,6 +88,14 @@ class ServerConfig(Section):
     momentum: Finite = Field(0.9, ge=0, lt=1, description="first-moment decay of momentum, adam and amgt")
     beta2: Finite = Field(0.99, ge=0, lt=1, description="second-moment decay of adam and amgt")
     clip_norm: Finite = Field(0.0, ge=0, description="largest l2 norm of one client's update; 0: not clipped")
+    aggregator: str = Field(
+        "mean",
+        description="mean (by examples), or a rule that hostile clients cannot steer, all alike: clipped_mean, median, "
+        "trimmed_mean:fraction=F, krum:malicious=N, multi_krum:malicious=N, geometric_median",
+    )
+    max_examples: int = Field(
+        0, ge=0, lt=2**40, description="a client that claims to have trained on more is refused; 0: not looked at"
+    )
 
 
 class CodecConfig(Section):

@@ -17,6 +17,18 @@ def check_together(config: RunConfig) -> None:
         _needs(config.server.optimizer, "average", "server.optimizer", "clients read the round's mean off the step")
         _needs(config.server.clip_norm, 0.0, "server.clip_norm", "a clipped update is not the one the client sent")
 
+    if config.server.aggregator != "mean":
+        if config.client.scaffold:
+            raise ConfigError(
+                f"client.scaffold = true needs server.aggregator = mean, not {config.server.aggregator!r}: the sum of "
+                "all control variates is the sum of all updates"
+            )
+        if config.convergence.certify_every:
+            raise ConfigError(
+                f"convergence.certify_every is {config.convergence.certify_every}, and server.aggregator is "
+                f"{config.server.aggregator!r}, for hostile clients: a certificate believes every client's gradient. "
+                "Set server.aggregator = mean, or certify_every = 0"
+            )
     federation = config.federation
     late = federation.mode == "async" or federation.max_staleness > 0
     if late and config.client.scaffold:

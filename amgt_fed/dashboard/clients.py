@@ -10,7 +10,10 @@ from amgt_fed.runs import RunDirectory
 from amgt_fed.runs.clients import ClientEntry, read_clients
 
 PAGE_SIZE = 50
-COLUMNS = ("client", "rounds", "last_round", "last_seen", "uplink_bytes", "downlink_bytes", "relative_norm", "failures")
+COLUMNS = (
+    *("client", "rounds", "last_round", "last_seen", "uplink_bytes", "downlink_bytes"),
+    *("relative_norm", "outliers", "failures"),
+)
 
 
 def clients_page(directory: RunDirectory, query: Mapping[str, str]) -> dict[str, Any]:

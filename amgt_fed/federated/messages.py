@@ -107,6 +107,7 @@ class Aggregate:
         rounds: the round of an update that came late, by client; the others are of the round itself.
         gradient_scale: sum_i w_i s_i; 0 where a client did not say.
         control_shift: with control variates, sum_i n_i q_i / s_i: what the sum of n_i c_i has grown by.
+        outliers: by client, how an update stands apart from the others; only a robust rule looks.
     """
 
     mean: Float32Vector
@@ -122,3 +123,4 @@ class Aggregate:
     rounds: Mapping[int, int] = field(default_factory=dict)
     gradient_scale: float = 0.0
     control_shift: NDArray[np.float64] | None = None
+    outliers: Mapping[int, str] = field(default_factory=dict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ class ClientEntry:
         relative_norm: ||q_i|| / ||m_k|| in its last round, its update beside the mean's; 0 before the first.
         failures: calls it failed.
         last_failure: why, the last time; empty for never.
+        outliers: rounds in which a robust rule saw its update stand apart from the others.
     """
 
     client: int
@@ -35,6 +36,7 @@ class ClientEntry:
     relative_norm: float = 0.0
     failures: int = 0
     last_failure: str = ""
+    outliers: int = 0
 
 
 class ClientLedger:
@@ -52,8 +54,9 @@ class ClientLedger:
         relative_norms: Mapping[int, float],
         failures: Mapping[int, str],
         now: float,
+        outliers: Collection[int] = (),
     ) -> None:
-        """Take in one round: payload bytes by client, who took part with how large an update, and who failed why."""
+        """Take in one round: bytes by client, how large whose update was, who failed why, and who stood apart."""
         for client in sent.keys() | received.keys() | relative_norms.keys() | failures.keys():
             old = self._entries.get(client) or ClientEntry(client)
             took_part = client in relative_norms
@@ -67,6 +70,7 @@ class ClientLedger:
                 relative_norm=relative_norms.get(client, old.relative_norm),
                 failures=old.failures + (client in failures),
                 last_failure=failures.get(client, old.last_failure)[:300],
+                outliers=old.outliers + (client in outliers),
             )
 
     def rows(self) -> list[tuple[Any, ...]]:

@@ -22,6 +22,7 @@ class RoundRecord:
         delta_budget: what `convergence.delta_c` allowed; None without one.
         certificate: of x_round, before the step, in certified rounds: `convergence.Certificate` as plain values.
         late: updates among them that were made from an earlier model, and counted less.
+        outliers: clients whose update stood apart from the others, where `server.aggregator` is a robust rule.
         surplus: clients that were asked and not waited for, because enough others had answered.
         residual_norm: the server's residual after the step.
         seconds: of this round; `elapsed_s`: of the run so far, the time before a resume included.
@@ -48,6 +49,7 @@ class RoundRecord:
     certificate: Mapping[str, Any] | None = None
     late: int = 0
     surplus: int = 0
+    outliers: list[int] = field(default_factory=list)
     link: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod

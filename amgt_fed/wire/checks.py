@@ -9,7 +9,7 @@ import numpy as np
 from google.protobuf.message import DecodeError, Message
 
 from amgt_fed.errors import WireError
-from amgt_fed.federated.aggregate import MAX_EXAMPLES, MAX_NUMBER
+from amgt_fed.federated.gather import MAX_EXAMPLES, MAX_NUMBER
 from amgt_fed.layout import Float32Vector, Layout
 from amgt_fed.wire import limits
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from amgt_fed.codec import get_codec
 from amgt_fed.errors import RoundError
-from amgt_fed.federated.aggregate import MAX_EXAMPLES, MAX_NUMBER, Accumulator
+from amgt_fed.federated.aggregate import Accumulator
+from amgt_fed.federated.gather import MAX_EXAMPLES, MAX_NUMBER
 from amgt_fed.federated.messages import Aggregate, ClientUpdate
 from amgt_fed.layout import Layout
 
@@ -28,13 +29,14 @@ def vector(seed: int, scale: float = 1.0) -> NDArray[np.float32]:
 
 
 def update(client: int, *, scale: float = 1.0, num_examples: int | None = None, **changes: Any) -> ClientUpdate:
+    norm = float(np.linalg.norm(vector(client, scale).astype(np.float64)))
     made = ClientUpdate(
         round=1,
         payload=DENSE.encode(vector(client, scale), LAYOUT).payload,
         num_examples=num_examples or 3 + 7 * client,
         error_l2=0.1 * client,
-        update_l2=1.0,
-        deviation_l2=0.01 * client,
+        update_l2=norm,
+        deviation_l2=0.01 * client * norm,
         loss=1.0 / (1 + client),
         metrics={"accuracy": 0.1 * client},
     )
@@ -105,7 +107,9 @@ def reference(clients: list[int], scales: dict[int, float], weights: dict[int, i
     mean = sum(weights[c] / total * used[c] for c in clients)
     norm = np.linalg.norm(mean)
     spread = sum(weights[c] / total * np.linalg.norm(used[c] - mean) ** 2 for c in clients)
-    delta = sum(weights[c] / total * (0.01 * c + np.linalg.norm(used[c] - q[c])) for c in clients)
+    delta = sum(
+        weights[c] / total * (0.01 * c * np.linalg.norm(q[c]) + np.linalg.norm(used[c] - q[c])) for c in clients
+    )
     loss = sum(weights[c] / total / (1 + c) for c in clients)
     accuracy = sum(weights[c] / total * 0.1 * c for c in clients)
     return {
@@ -156,14 +160,15 @@ def test_delta_bounds_what_the_mean_lost_of_the_true_updates(seed: int, clip: fl
     for client in range(4):
         deviation = float(np.linalg.norm(seen[client].astype(np.float64) - true[client]))
         payload = DENSE.encode(seen[client], LAYOUT).payload
-        accumulator.add(client, update(client, payload=payload, num_examples=weights[client], deviation_l2=deviation))
+        facts = {"update_l2": float(np.linalg.norm(true[client])), "deviation_l2": deviation}
+        accumulator.add(client, update(client, payload=payload, num_examples=weights[client], **facts))
     found = accumulator.aggregate()
     wanted = sum(w * d.astype(np.float64) for w, d in zip(weights, true, strict=True)) / sum(weights)
     assert np.linalg.norm(found.mean - wanted) <= found.delta + 1e-6
 
 
 def test_a_waiting_update_stays_compressed_and_only_one_is_decoded_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    import amgt_fed.federated.aggregate as module
+    import amgt_fed.federated.gather as module
 
     decoded: list[int] = []
     real = module.decode

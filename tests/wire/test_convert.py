@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amgt_fed.errors import WireError
-from amgt_fed.federated.aggregate import MAX_EXAMPLES, MAX_NUMBER
+from amgt_fed.federated.gather import MAX_EXAMPLES, MAX_NUMBER
 from amgt_fed.federated.messages import ClientUpdate, NeedsModel, RoundPlan, StepRecord
 from amgt_fed.layout import Layout
 from amgt_fed.wire import (

@@ -39,7 +39,7 @@ const replaceKeepingFocus = (body, rows) => {
 
 const COLUMNS = [
   ["client", "client"], ["rounds", "rounds"], ["last_round", "last round"], ["last_seen", "last seen"], ["uplink_bytes", "up"],
-  ["downlink_bytes", "down"], ["relative_norm", "norm / mean's"], ["failures", "failures"],
+  ["downlink_bytes", "down"], ["relative_norm", "norm / mean's"], ["outliers", "outlier"], ["failures", "failures"],
 ];
 
 export const clientQuery = { page: 0, sort: "client", order: "asc", find: "" };
@@ -68,7 +68,7 @@ export const fillClients = (found, again) => {
       "tr", {},
       ...[
         client.client, client.rounds, client.last_round || "", ago(client.last_seen), bytes(client.uplink_bytes), bytes(client.downlink_bytes),
-        client.rounds ? trim(client.relative_norm) : "", client.failures, client.last_failure,
+        client.rounds ? trim(client.relative_norm) : "", client.outliers, client.failures, client.last_failure,
       ].map((cell) => element("td", {}, String(cell))),
     ),
   );
