@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 QUICK_METHODS = "fedavg,stc,amgt"
-QUICK: dict[str, int] = {"rounds": 30, "tune_rounds": 8}
+QUICK: dict[str, bool] = {"tune": False}
 DEFAULT_METHODS = "fedavg,fedavgm,fedprox,fedadam,scaffold,int8,qsgd,topk,stc,eden,powersgd,amgt"
 
 
@@ -29,7 +29,7 @@ def compare(
     jobs: Annotated[int, typer.Option("--jobs", "-j", help="Runs at once; 0: one per core.")] = 0,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Its directory; default runs/compare-TIME.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the comparison in --out.")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="Three methods, few rounds, one seed.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Three methods, one seed, no search for rates.")] = False,
     data_dir: Annotated[Path | None, typer.Option("--data-dir", help="Directory of the larger data sets.")] = None,
     tune: Annotated[bool | None, typer.Option("--tune/--no-tune", help="Search for each method's rates first.")] = None,
     rates: Annotated[

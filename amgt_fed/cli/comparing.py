@@ -14,7 +14,7 @@ from rich.table import Table
 
 from amgt_fed.compare import METHODS, Ended, Method, Results
 from amgt_fed.compare import Progress as State
-from amgt_fed.compare.tables import COLUMNS, failures_of, rows_of, shown, target_text
+from amgt_fed.compare.tables import COLUMNS, failures_of, notes_of, rows_of, shown, target_text
 
 
 class CompareProgress:
@@ -89,12 +89,13 @@ def print_results(results: Results, folder: Path) -> None:
                 table.add_row(*row)
             console.print()
             console.print(table)
-        if any(method.edge for method in task.methods):
-            console.print("! the best rate was still at the end of the search")
+        for note in notes_of(task):
+            console.print(note)
     for line in failures_of(results):
         console.print(f"failed         {line}", soft_wrap=True, markup=False)
     console.print()
     console.print(f"directory      {folder}", soft_wrap=True, markup=False)
+    console.print(f"report         {folder / 'report.html'}", soft_wrap=True, markup=False)
 
 
 def print_methods(own: Mapping[str, Method]) -> None:

@@ -16,7 +16,7 @@ from amgt_fed.runs import RoundRecord, RunDirectory, RunSummary
 from amgt_fed.runs.files import write_atomically
 from amgt_fed.runs.table import primary_metric
 
-DIVERGED = ("diverged", "not finite", "only finite", "holds NaN")
+DIVERGED = ("diverged", "not finite", "only finite", "holds NaN", "local loss is")
 """What the errors of a run say whose numbers overflowed, at whatever place that was noticed."""
 
 
@@ -117,11 +117,29 @@ class Ledger:
             cells |= {point: self._cell(task, method, plan.tune_seed, point, tuning=True) for point in points}
 
     def chosen(self, task: str, method_name: str) -> Point | None:
-        """The search's result; None while it is not over."""
+        """The search's result; None while it is not over.
+
+        A rate with which a reported seed diverges is passed over for the next best: the search has one seed, and may
+        be shorter, so that it can end beyond what every seed bears.
+        """
         cells = self.trials(task, method_name)
         if any(not self.is_settled(cell) for cell in cells.values()):
             return None
-        return best_point({point: self.score(cell) for point, cell in cells.items()})
+        scores = {point: self.score(cell) for point, cell in cells.items()}
+        method = self.plan.method(method_name)
+        borne = {point: score for point, score in scores.items() if not self._has_diverged(task, method, point)}
+        return best_point(borne or scores)
+
+    def passed_over(self, task: str, method_name: str) -> list[Cell]:
+        """The search's runs at rates with which a reported seed diverged."""
+        method = self.plan.method(method_name)
+        return [
+            cell for point, cell in self.trials(task, method_name).items() if self._has_diverged(task, method, point)
+        ]
+
+    def _has_diverged(self, task: str, method: Method, point: Point) -> bool:
+        cells = [self._cell(task, method, seed, point, tuning=False) for seed in self.plan.seeds]
+        return any((failure := self.failure(cell)) is not None and failure.diverged for cell in cells)
 
     def reported(self, task: str, method_name: str) -> list[Cell]:
         """The runs the tables show; empty while the method's search is not over."""

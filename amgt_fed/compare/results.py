@@ -65,6 +65,7 @@ class MethodResult:
     Attributes:
         lr, server_lr: chosen, or the starting ones where nothing was searched for.
         edge: whether the search's best was still at the end of its reach.
+        passed_over: local rates of the search with which a reported seed diverged; the next best was taken.
         mean, std: of the final score over the seeds; std over n - 1, None for one seed.
         ratios: per target, the geometric mean over the seeds of FedAvg's bytes over this method's; None where either
             missed it with some seed. `round_ratios`: this method's rounds over FedAvg's, the same way.
@@ -74,6 +75,7 @@ class MethodResult:
     lr: float
     server_lr: float
     edge: bool
+    passed_over: list[float]
     trials: list[Trial]
     runs: list[Run]
     mean: float | None
@@ -173,6 +175,7 @@ def _method(ledger: Ledger, task: str, name: str, metric: str, finals: dict[int,
         lr=config.client.lr,
         server_lr=config.server.lr,
         edge=bool(scores) and plan.grid.is_at_edge(scores, server=method.tune_server),
+        passed_over=[cell.config.client.lr for cell in ledger.passed_over(task, name)] if plan.tune else [],
         trials=listed,
         runs=runs,
         mean=statistics.fmean(values) if values else None,

@@ -45,6 +45,19 @@ def failures_of(results: Results) -> list[str]:
     ]
 
 
+NOTES = {
+    "!": "the best rate was still at the end of the search",
+    "~": "with a better rate of the search a reported seed diverged, so the next best was taken",
+}
+"""What the marks behind a rate mean."""
+
+
+def notes_of(task: TaskResult) -> list[str]:
+    """The marks that the task's rows hold, with their meaning."""
+    marks = {"!": any(method.edge for method in task.methods), "~": any(m.passed_over for m in task.methods)}
+    return [f"{mark} {NOTES[mark]}" for mark, is_there in marks.items() if is_there]
+
+
 def _row(task: TaskResult, method: MethodResult, target: str | None) -> list[str]:
     found = method.reached(target) if target is not None else []
     whole = bool(found) and len(found) == len(method.runs)
@@ -57,7 +70,7 @@ def _row(task: TaskResult, method: MethodResult, target: str | None) -> list[str
     seconds = [run.seconds for run in method.runs if not run.failure]
     return [
         method.method,
-        f"{method.lr:.4g}{'!' if method.edge else ''}",
+        f"{method.lr:.4g}{'!' if method.edge else ''}{'~' if method.passed_over else ''}",
         score,
         f"{statistics.fmean(one.round for one in found):.0f}" if whole else missed if target else "",
         human_bytes(statistics.fmean(one.bytes for one in found)) if whole else "",

@@ -6,9 +6,11 @@ import base64
 from pathlib import Path
 
 from jinja2 import Environment
+from markupsafe import Markup
 
 from amgt_fed.runs.directory import RunDirectory
 from amgt_fed.runs.files import write_atomically
+from amgt_fed.runs.page_style import STYLE
 from amgt_fed.runs.plots import Curve, overview
 from amgt_fed.runs.report_page import PAGE
 from amgt_fed.runs.table import certificate_text, comparison, primary_metric
@@ -32,6 +34,7 @@ def write_report(directory: RunDirectory) -> Path:
         write_atomically(directory.path / "overview.png", picture)
     environment = Environment(autoescape=True, trim_blocks=True)
     page = environment.from_string(PAGE).render(
+        style=Markup(STYLE),
         name=directory.path.name,
         summary=summary,
         rounds=rounds,
