@@ -51,7 +51,7 @@ class Digits(Task):
     }
     # docs/research-notes.md: matrices move in a random subspace that is new each round, and 400 bytes do what 1000 did.
     recipe: ClassVar[Mapping[str, bool | int | float | str]] = {
-        "client.lr": 0.008,
+        "client.lr": 0.032,
         "client.lr_decay": 0.03,
         "client.beta2": 0.99,
         "server.lr": 1.0,
