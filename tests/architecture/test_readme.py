@@ -19,7 +19,11 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 FLEET = re.search(r"## On a fleet\n(.*?)\n## ", README, re.DOTALL)
 
 SHORTER = {"amgt-fed run": " --rounds 2", "python benchmarks/demo.py": " --seeds 1 --rounds 2"}
-MEASURED_ELSEWHERE = ("python benchmarks/link.py",)  # tests/link runs it
+MEASURED_ELSEWHERE = (
+    "python benchmarks/link.py",  # tests/link
+    "amgt-fed paper",  # tests/experiments
+    "python benchmarks/bytes_to_accuracy.py",  # an hour; tests/compare has its verdicts and the comparison it runs
+)
 
 
 def commands() -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import csv
+import importlib.util
 import json
 import os
 import signal
@@ -19,7 +21,7 @@ import pytest
 from amgt_fed.compare import Plan, Results, compare, pick_methods
 from amgt_fed.compare.ledger import Ledger
 from amgt_fed.compare.page import command_of
-from amgt_fed.compare.results import results_of
+from amgt_fed.compare.results import Reached, results_of
 from amgt_fed.errors import StateError
 
 ROOT = Path(__file__).parents[2]
@@ -221,3 +223,25 @@ def test_the_command_on_the_page_is_the_plan(done: tuple[Path, Results]) -> None
     assert "--seeds 0,1 --rounds 4 --tune-rounds 2" in text
     assert "--target 'accuracy>=0.5'" in text
     assert "--set partition.num_clients=4" in text
+
+
+def test_the_targets_verdicts_follow_from_the_results(done: tuple[Path, Results]) -> None:
+    spec = importlib.util.spec_from_file_location("bytes_to_accuracy", ROOT / "benchmarks" / "bytes_to_accuracy.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    _, results = done
+    task = results.tasks[0]
+    fedavg, stc, amgt = (copy.deepcopy(method) for method in task.methods)
+    amgt.ratios["fedavg"], amgt.round_ratios["fedavg"] = 1200.0, 1.4
+    for method, count in ((stc, 1000), (amgt, 400)):
+        for run in method.runs:
+            run.targets["fedavg"] = Reached(3, count, 1.0, {})
+    (found,) = module.verdicts(replace(task, methods=[fedavg, stc, amgt]))
+    assert found["share_of_stc"] == 0.4
+    assert found["met"] == {"a": True, "b": True, "c": False}
+    stc.runs[0].targets["fedavg"] = None  # one seed did not get there, so there is no share
+    (found,) = module.verdicts(replace(task, methods=[fedavg, stc, amgt]))
+    assert found["share_of_stc"] is None
+    assert found["met"] == {"a": True, "b": False, "c": False}
