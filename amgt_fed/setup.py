@@ -198,7 +198,9 @@ def build(config: RunConfig, *, data_dir: str = "", device: str = "") -> Setup:
     setup.subspace(1)  # builds both codecs: an unknown codec is refused here rather than in round 1
     rule = setup.aggregation_rule()
     federation = config.federation
-    at_once = federation.buffer_size if federation.mode == "async" else federation.clients_per_round
+    at_once = federation.clients_per_round
+    if federation.mode == "async":
+        at_once = federation.buffer_size or at_once
     if rule is not None and rule.fewest > at_once:
         raise ConfigError(
             f"server.aggregator = {config.server.aggregator!r} needs {rule.fewest} updates at once, and there are "

@@ -151,3 +151,4 @@ def test_async_needs_the_updates_in_its_buffer() -> None:
     keys = {"server.aggregator": "krum:malicious=2", "federation.mode": "async", "federation.buffer_size": 5}
     with pytest.raises(ConfigError, match=r"needs 7 updates at once, and there are 5; .*buffer_size"):
         build(resolve(keys))
+    build(resolve({**keys, "federation.buffer_size": 0}))  # 0: as many as clients_per_round, 10
