@@ -34,9 +34,9 @@ from amgt_fed.optimizer import AMGT
 NAME = "AMGT"
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "AMGT": AMGT,
-    "AMGT gamma 1": lambda params, lr: AMGT(params, lr, gamma=1.0),
-    "AMGT theta 10": lambda params, lr: AMGT(params, lr, threshold=10.0),
-    "AMGT theta 10 decay .01": lambda params, lr: AMGT(params, lr, threshold=10.0, lr_decay=0.01),
+    "AMGT no threshold": lambda params, lr: AMGT(params, lr, threshold=0.0),
+    "AMGT kappa .1 gamma 0": lambda params, lr: AMGT(params, lr, kappa=0.1, gamma=0.0),
+    "AMGT decay .01": lambda params, lr: AMGT(params, lr, lr_decay=0.01),
     "Adam": torch.optim.Adam,
     "AdamW": torch.optim.AdamW,
     "AMSGrad": lambda params, lr: torch.optim.Adam(params, lr, amsgrad=True),

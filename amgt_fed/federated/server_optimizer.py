@@ -60,7 +60,7 @@ def _optimizer(parameter: torch.nn.Parameter, lr: float, settings: OptimizerSett
     # eps of FedAdam (Reddi et al. 2021, adaptivity tau = 1e-3): updates are far smaller than gradients.
     if settings.name == "adam":
         return torch.optim.Adam([parameter], lr=lr, betas=(settings.momentum, settings.beta2), eps=1e-3)
-    return AMGT([parameter], lr=lr, betas=(settings.momentum, settings.beta2), eps=1e-6)
+    return AMGT([parameter], lr=lr, betas=(settings.momentum, settings.beta2), eps=1e-6, threshold=0.0)
 
 
 def _to_torch(value: NDArray[np.float32]) -> torch.Tensor:

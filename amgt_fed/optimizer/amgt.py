@@ -35,6 +35,7 @@ class AMGT(Optimizer):
         mu: strong convexity; step size alpha_t = 1 / (mu (t + t0)), (13), in place of (10).
         t0: >= 0, only with `mu`; ceil(L / mu) - 1 keeps every step <= 1 / L (D4).
         threshold: theta >= 0 of the budget (27); 0 switches the threshold off.
+        threshold_steps: steps after which a tensor is thresholded no more, delta_t = 0; 0: never.
         threshold_mode: "relative": delta_t = theta ||m_hat|| / t; "absolute": delta_t = theta / t.
         variance: "relative": the noise fraction in [0, 1] (D1); "absolute": the paper's mean variance.
         preconditioned: divide by sqrt(v_hat + eps), (7); False is the plain form (14) of the proofs.
@@ -72,8 +73,9 @@ class AMGT(Optimizer):
         lr_decay: float = 0.0,
         mu: float | None = None,
         t0: float = 0.0,
-        threshold: float = 0.0,
+        threshold: float = 0.99,
         threshold_mode: Literal["relative", "absolute"] = "relative",
+        threshold_steps: int = 40,
         variance: Literal["relative", "absolute"] = "relative",
         preconditioned: bool = True,
         weight_decay: float = 0.0,
@@ -99,6 +101,7 @@ class AMGT(Optimizer):
             "threshold": threshold,
             "threshold_mode": threshold_mode,
             "threshold_rule": threshold_rule,
+            "threshold_steps": threshold_steps,
             "variance": variance,
             "preconditioned": preconditioned,
             "weight_decay": weight_decay,

@@ -89,6 +89,8 @@ def _threshold(m_hat: Tensor, group: Mapping[str, Any], t: Tensor) -> tuple[Tens
     if not group["threshold"]:
         return m_hat, torch.zeros_like(t)
     share = group["threshold"] / t
+    if group["threshold_steps"]:
+        share = torch.where(t <= group["threshold_steps"], share, 0)
     norm = torch.linalg.vector_norm(m_hat.detach(), dtype=torch.float64)
     relative = group["threshold_mode"] == "relative"
     dropped = hard_threshold_mask(m_hat, share * norm if relative else share, exact=group["threshold_rule"] == "exact")

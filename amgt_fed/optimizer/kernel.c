@@ -16,7 +16,7 @@ static const int64_t LARGE = 1 << 21;
 typedef struct { void *x, *g, *m, *v, *peak; float *step; double *c; int64_t n, is_double; } tensor_t;
 typedef struct {
     double lr, lr_factor, lr_decay, mu, t0, beta1, beta2, eps, gamma, kappa, theta, weight_decay, sign, coupled;
-    int64_t relative_variance, relative_threshold, exact, preconditioned;
+    int64_t relative_variance, relative_threshold, exact, preconditioned, threshold_steps;
 } rule_t;
 typedef struct { double weight, beta1, unbias1, offset, scale, shrink; } scalars_t;
 typedef struct { double magnitude; int64_t position; double spent; } cut_t;
@@ -82,7 +82,7 @@ static int step_one(const tensor_t *p, const rule_t *r, int threads, double spre
     s.offset = r->eps * unbias;
     s.scale = r->preconditioned ? eta / (1 - c) * sqrt(unbias) : eta / (1 - c);
     s.shrink = 1 - eta * r->weight_decay;
-    if (r->theta > 0) {
+    if (r->theta > 0 && (!r->threshold_steps || t <= (double)r->threshold_steps)) {
         if (p->is_double ? step_thresholded_d(p, r, &s, t, threads, energy, error)
                          : step_thresholded_f(p, r, &s, t, threads, energy, error))
             return 1;

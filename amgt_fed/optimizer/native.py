@@ -26,7 +26,7 @@ _NUMBERS = (
     *("lr", "lr_factor", "lr_decay", "mu", "t0", "beta1", "beta2", "eps", "gamma", "kappa", "theta"),
     *("weight_decay", "sign", "coupled"),
 )
-_SWITCHES = ("relative_variance", "relative_threshold", "exact", "preconditioned")
+_SWITCHES = ("relative_variance", "relative_threshold", "exact", "preconditioned", "threshold_steps")
 
 
 class _RuleFields(ctypes.Structure):
@@ -134,6 +134,7 @@ class FusedGroup:
             relative_threshold=rule.relative_threshold,
             exact=rule.exact_threshold,
             preconditioned=rule.preconditioned,
+            threshold_steps=rule.threshold_steps,
         )
         self._arguments = (
             ctypes.c_void_p(self._tensors.ctypes.data),

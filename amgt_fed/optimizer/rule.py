@@ -25,6 +25,7 @@ class Rule:
     gamma: float
     kappa: float
     theta: float
+    threshold_steps: int
     relative_threshold: bool
     exact_threshold: bool
     relative_variance: bool
@@ -51,6 +52,7 @@ class Rule:
             gamma=float(group["gamma"]),
             kappa=float(group["kappa"]),
             theta=float(group["threshold"]),
+            threshold_steps=group["threshold_steps"],
             relative_threshold=group["threshold_mode"] == "relative",
             exact_threshold=group["threshold_rule"] == "exact",
             relative_variance=group["variance"] == "relative",
@@ -60,6 +62,10 @@ class Rule:
             amsgrad=group["amsgrad"],
             maximize=group["maximize"],
         )
+
+    def theta_at(self, t: int) -> float:
+        """theta of (27) in step t, from 1; 0 once the threshold is over."""
+        return self.theta if not self.threshold_steps or t <= self.threshold_steps else 0.0
 
     def step_size(self, t: int) -> float:
         """eta_t of (10), or alpha_t of (13) and (26) when mu is given; t counts from 1."""

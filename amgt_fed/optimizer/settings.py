@@ -43,6 +43,9 @@ def check_settings(group: Mapping[str, Any]) -> None:
     _check_betas(group["betas"])
     if not 0 <= _number("kappa", group["kappa"], "a number in [0, 1]") <= 1:
         raise InvalidHyperparameter("kappa", group["kappa"], "a number in [0, 1]")
+    steps = group["threshold_steps"]
+    if isinstance(steps, bool) or not isinstance(steps, int) or not 0 <= steps < 2**31:
+        raise InvalidHyperparameter("threshold_steps", steps, "a whole number >= 0 and < 2^31")
     for name, choices in _MODES.items():
         if group[name] not in choices:
             raise InvalidHyperparameter(name, group[name], " or ".join(map(repr, choices)))

@@ -113,7 +113,7 @@ def _step(slots: list[Slot], blocks: list[Block], rule: Rule) -> float:
     for slot, step, product in zip(slots, t, c, strict=True):
         slot.step.fill_(step)
         slot.beta1_product.fill_(product)
-    if rule.theta == 0 and rule.kappa == 0:
+    if rule.kappa == 0 and not any(rule.theta_at(step) for step in t):
         for block in reversed(blocks):
             kernels.lerp_(block.m, block.gradient(rule), [1 - b for b in beta1])  # (8)
             _descend_(block, block.m, rule, kernels, t, c)
@@ -173,20 +173,20 @@ def _direction(blocks: list[Block], rule: Rule, t: int, c: float) -> tuple[list[
         parts[index].copy_(block.m[0])
         if rule.kappa:
             parts[index].lerp_(block.gradient(rule)[0].mul(1 - c), rule.kappa)  # D3
-    return [[part] for part in parts], threshold_(flat, rule, t, 1 - c) if rule.theta else 0.0
+    return [[part] for part in parts], threshold_(flat, rule, t, 1 - c) if rule.theta_at(t) else 0.0
 
 
 def threshold_(flat: Tensor, rule: Rule, t: int, unbias1: float) -> float:
     """Apply T of (25) in place to a flat m_hat * unbias1 and give the squared error in units of m_hat."""
     if rule.relative_threshold:
-        share = rule.theta / t
+        share = rule.theta_at(t) / t
         norm = float(torch.linalg.vector_norm(flat, dtype=torch.float64))
         if share >= 1:  # decided here, not by how two roundings of the same norm compare
             flat.zero_()
             return (norm / unbias1) ** 2
         budget = share * norm
     else:
-        budget = rule.theta / t * unbias1
+        budget = rule.theta_at(t) / t * unbias1
     return (hard_threshold_(flat, budget, exact=rule.exact_threshold) / unbias1) ** 2
 
 

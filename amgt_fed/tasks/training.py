@@ -186,6 +186,7 @@ def _whole(parameters: list[nn.Parameter], settings: LocalSettings) -> torch.opt
         betas=betas,
         gamma=settings.gamma,
         threshold=settings.threshold,
+        threshold_steps=0,
         weight_decay=settings.weight_decay,
     )
 

@@ -25,6 +25,7 @@ OPTIONS = st.fixed_dictionaries(
             st.fixed_dictionaries({"mu": st.floats(0.5, 20), "t0": st.sampled_from([0.0, 3.0, 2.5])}),
         ),
         "threshold": st.sampled_from([0.0, 0.5, 1.0, 3.0]),
+        "threshold_steps": st.sampled_from([0, 1, 7, 150]),
         "threshold_mode": st.sampled_from(["relative", "absolute"]),
         "threshold_rule": st.sampled_from(["exact", "sufficient"]),
         "variance": st.sampled_from(["relative", "absolute"]),

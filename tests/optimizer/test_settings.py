@@ -13,6 +13,7 @@ from amgt_fed.optimizer.errors import InvalidHyperparameter, UnsupportedTensor
 
 NAMES = (
     *("params", "lr", "betas", "eps", "gamma", "kappa", "lr_decay", "mu", "t0", "threshold", "threshold_mode"),
+    "threshold_steps",
     *("variance", "preconditioned", "weight_decay", "amsgrad", "maximize", "foreach", "capturable"),
     *("differentiable", "nonfinite"),
 )
@@ -33,6 +34,7 @@ def test_the_constructor_takes_every_documented_setting() -> None:
         *[(name, "sometimes") for name in ("threshold_mode", "variance", "threshold_rule", "nonfinite")],
         *[(name, 1) for name in ("preconditioned", "amsgrad", "maximize", "capturable", "differentiable")],
         *[(name, "yes") for name in ("foreach", "fused")],
+        *[("threshold_steps", bad) for bad in (-1, 1.5, True, "3", 2**31)],
         ("t0", 3.0),
     ],
 )

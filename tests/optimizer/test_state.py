@@ -113,7 +113,7 @@ def test_a_bad_gradient_changes_nothing(path: str, bad: float, nonfinite: Any) -
 
 def test_groups_keep_their_own_settings_and_new_ones_join() -> None:
     a, b, c = (torch.ones(3) for _ in range(3))
-    optimizer = AMGT([{"params": [a], "lr": 0.0}, {"params": [b], "lr": 0.1}])
+    optimizer = AMGT([{"params": [a], "lr": 0.0}, {"params": [b], "lr": 0.1}], threshold=0.0)
     optimizer.add_param_group({"params": [c], "lr": 0.2, "maximize": True})
     for x in (a, b, c):
         x.grad = torch.ones(3)
@@ -208,7 +208,7 @@ def test_autograd_flows_through_a_differentiable_step_into_the_rate() -> None:
     lr = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
     start = torch.tensor([1.0, -2.0], dtype=torch.float64, requires_grad=True)
     x = start.clone()
-    optimizer = AMGT([x], lr=lr, differentiable=True, preconditioned=False)
+    optimizer = AMGT([x], lr=lr, differentiable=True, preconditioned=False, threshold=0.0)
     x.grad = torch.tensor([3.0, 4.0], dtype=torch.float64)
     optimizer.step()
     x.sum().backward()
@@ -275,6 +275,7 @@ def test_amgt_leaves_the_trap_adam_ends_in() -> None:
         return float(x)
 
     assert end(lambda p: torch.optim.Adam(p, lr=0.01, betas=(0.9, 0.99))) > 0.9
+    assert end(lambda p: AMGT(p, lr=0.01, betas=(0.9, 0.99))) < -0.95
     assert end(lambda p: AMGT(p, lr=0.01, betas=(0.9, 0.99), gamma=1.0)) < -0.95
 
 

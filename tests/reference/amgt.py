@@ -41,6 +41,7 @@ class ReferenceAMGT:
         mu: float | None = None,
         t0: float = 0.0,
         theta: float = 0.0,
+        threshold_steps: int = 0,
         threshold_mode: str = "relative",
         variance: str = "relative",
         preconditioned: bool = True,
@@ -93,7 +94,7 @@ class ReferenceAMGT:
         return self.x
 
     def _thresholded(self, m_hat: Vector) -> Vector:
-        if self.theta == 0:
+        if self.theta == 0 or 0 < self.threshold_steps < self.t:
             return m_hat
         if self.threshold_mode == "relative":
             if self.theta >= self.t:  # the budget covers the whole moment

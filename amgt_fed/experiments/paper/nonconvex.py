@@ -43,7 +43,7 @@ def run_net(effort: Effort) -> NetRun:
         torch.manual_seed(34)
         model = nn.Sequential(nn.Linear(64, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 10)).double()
     parameters = list(model.parameters())
-    optimizer = AMGT(parameters, lr=RATE, lr_decay=DECAY, preconditioned=False, threshold=THETA)
+    optimizer = AMGT(parameters, lr=RATE, lr_decay=DECAY, preconditioned=False, threshold=THETA, threshold_steps=0)
     steps = effort.net_steps
     rows = np.empty((steps, 5))
     curvatures = []

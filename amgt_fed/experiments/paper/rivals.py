@@ -22,7 +22,7 @@ Factory = Callable[[Iterable[Tensor], float], Optimizer]
 
 OPTIMIZERS: dict[str, Factory] = {
     "AMGT": lambda params, lr: AMGT(params, lr=lr),
-    "AMGT, (10) and (25) on": lambda params, lr: AMGT(params, lr=lr, lr_decay=0.01, threshold=1.0),
+    "AMGT, (10) and (25) on": lambda params, lr: AMGT(params, lr=lr, lr_decay=0.01, threshold=1.0, threshold_steps=0),
     "Adam": lambda params, lr: Adam(params, lr=lr),
     "AMSGrad": lambda params, lr: Adam(params, lr=lr, amsgrad=True),
     "RMSProp": lambda params, lr: RMSprop(params, lr=lr),

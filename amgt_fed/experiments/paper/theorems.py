@@ -59,6 +59,7 @@ def run_plain(
         t0=schedule.t0,
         preconditioned=False,
         threshold=theta,
+        threshold_steps=0,
     )
     point = x.detach().numpy()  # shares x's memory: the optimizer steps in place
     distances, norms, errors = np.empty(rounds), np.empty(rounds), np.zeros(rounds)
