@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from amgt_fed.config import RunConfig
+from amgt_fed.config import RunConfig, to_flat
 from amgt_fed.convergence import Assumptions, Certificate, ConvergenceTracker, RoundReport, StatusRules, StopRules
 from amgt_fed.errors import ConfigError
 from amgt_fed.runs import RoundRecord
-from amgt_fed.tasks import Constants
+from amgt_fed.tasks import Constants, find_task
 
 from .rounds import Score
 
 log = logging.getLogger("amgt_fed.server")
+
+
+def last_metrics(rounds: Sequence[RoundRecord]) -> dict[str, float]:
+    """What the last evaluated round measured, `loss` among it; empty where none was."""
+    last = next((record for record in reversed(rounds) if record.metrics or record.loss is not None), None)
+    if last is None:
+        return {}
+    return {**({"loss": last.loss} if last.loss is not None else {}), **last.metrics}
+
+
+def reference_of(config: RunConfig) -> dict[str, Any] | None:
+    """The task's centralised score; None where it has none, or options of the run make another task of it."""
+    task = find_task(config.task)
+    own = {key: value for key, value in to_flat(config).items() if key.startswith("options.")}
+    plain = {key: value for key, value in task.defaults.items() if key.startswith("options.")}
+    if task.reference is None or own != plain:
+        return None
+    return {"metric": task.reference.metric, "value": task.reference.value}
 
 
 def tracker_for(config: RunConfig, constants: Constants | None = None) -> ConvergenceTracker:

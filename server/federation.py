@@ -29,11 +29,11 @@ from amgt_fed.setup import Setup, build
 from amgt_fed.tasks import evaluate
 
 from .asynchronous import AsyncRunner
-from .bookkeeping import log_round, plain_certificate, stop_reason, tracker_for
+from .bookkeeping import last_metrics, log_round, plain_certificate, reference_of, stop_reason, tracker_for
 from .certify import Certifier
 from .roster import Roster, introduced
 from .rounds import RoundRunner, Score, start_state
-from .traffic import Traffic
+from .traffic import SocketBytes, Traffic
 
 log = logging.getLogger("amgt_fed.server")
 
@@ -54,7 +54,7 @@ class Federation:
     """The loop and its bookkeeping."""
 
     def __init__(self, grid: Grid, config: RunConfig, directory: RunDirectory) -> None:
-        self._grid = grid
+        self._grid, self._socket = grid, SocketBytes(grid)
         self._config = config
         self._directory = directory
         self._setup: Setup = build(config)
@@ -256,6 +256,7 @@ class Federation:
             late=traffic.late,
             surplus=traffic.surplus,
             outliers=sorted(aggregate.outliers),
+            link=self._socket.take(),
             num_examples=aggregate.num_examples,
             status=str(report.status),
             seconds=seconds,
@@ -272,8 +273,6 @@ class Federation:
     def _finish(self) -> RunSummary:
         config, checkpoint = self._config, self._checkpoint
         rounds = self._directory.rounds()
-        last = next((record for record in reversed(rounds) if record.metrics or record.loss is not None), None)
-        metrics = {} if last is None else {**({"loss": last.loss} if last.loss is not None else {}), **last.metrics}
         summary = RunSummary(
             task=config.task,
             engine=config.engine,
@@ -282,7 +281,7 @@ class Federation:
             seconds=checkpoint.elapsed_s,
             status=rounds[-1].status if rounds else "no rounds",
             stopped=checkpoint.stopped,
-            metrics=metrics,
+            metrics=last_metrics(rounds),
             uplink_bytes=checkpoint.uplink_bytes,
             downlink_bytes=checkpoint.downlink_bytes,
             failures=checkpoint.failures,
@@ -291,6 +290,7 @@ class Federation:
             num_clients=config.partition.num_clients,
             versions=versions(),
             certificate=checkpoint.certificate,
+            reference=reference_of(config),
         )
         self._directory.write_summary(summary)
         write_report(self._directory)

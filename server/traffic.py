@@ -4,11 +4,31 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
+
+from flwr.serverapp import Grid
 
 from .exchange import Exchange
 
 log = logging.getLogger("amgt_fed.server")
+
+
+class SocketBytes:
+    """What the grid's TCP connections have carried, round by round; nothing on a grid that has none of its own."""
+
+    def __init__(self, grid: Grid) -> None:
+        self._totals: Callable[[], tuple[int, int] | None] = getattr(grid, "socket_bytes", lambda: None)
+        self._before = (0, 0)
+
+    def take(self) -> dict[str, int]:
+        """Bytes since the last call: HTTP/2 and TLS included, so more than the payload."""
+        now = self._totals()
+        if now is None:
+            return {}
+        sent, received = (new - old for new, old in zip(now, self._before, strict=True))
+        self._before = now
+        return {"socket_uplink_bytes": received, "socket_downlink_bytes": sent}
 
 
 @dataclass(slots=True)

@@ -17,7 +17,7 @@ from amgt_fed.errors import WireError
 from amgt_fed.flower import compat
 from amgt_fed.flower.mailbox import MailboxGrid
 from amgt_fed.flower.tally import Tally
-from amgt_fed.link import Address, LinkLimits, LinkServer, Outgoing, Peer, Tls, TrafficReport
+from amgt_fed.link import Address, LinkLimits, LinkServer, Outgoing, Peer, SocketCounter, Tls, TrafficReport
 from amgt_fed.link.budget import SendBudget
 
 log = logging.getLogger("amgt_fed.link.grid")
@@ -95,6 +95,7 @@ class LinkGrid(MailboxGrid):
         self._batches: dict[int, _Batch] = {}
         self._budget = SendBudget(self._limits.send_budget_bytes)
         self._nodes_changed = threading.Condition()
+        self._sockets: SocketCounter | None = None  # the port is known when it has been opened
         self._decoder = ThreadPoolExecutor(1, "amgt-link-decoder")
 
     @property
@@ -130,6 +131,12 @@ class LinkGrid(MailboxGrid):
     def traffic(self) -> TrafficReport:
         """Bytes on the socket and payload bytes, both ways, for each node name and in total; see `link.Traffic`."""
         return self._server.traffic()
+
+    def socket_bytes(self) -> tuple[int, int] | None:
+        """Bytes sent and received on all TCP connections so far; None where the system does not tell."""
+        if self._sockets is None:
+            self._sockets = SocketCounter(self.address.port)
+        return self._sockets.totals()
 
     def call_soon(self, callback: Callable[[], None]) -> None:
         """Run `callback` in the link's thread.

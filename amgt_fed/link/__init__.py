@@ -27,6 +27,7 @@ from amgt_fed.link.node import Outgoing, Peer, node_id_of
 from amgt_fed.link.renewal import Renewal
 from amgt_fed.link.request import Joined, Request
 from amgt_fed.link.server import LinkServer
+from amgt_fed.link.sockets import SocketCounter
 from amgt_fed.link.traffic import Traffic, TrafficReport
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "Renewal",
     "Request",
     "ShutOut",
+    "SocketCounter",
     "TakenOver",
     "Tls",
     "TlsFiles",

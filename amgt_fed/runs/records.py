@@ -23,6 +23,7 @@ class RoundRecord:
         certificate: of x_round, before the step, in certified rounds: `convergence.Certificate` as plain values.
         late: updates among them that were made from an earlier model, and counted less.
         outliers: clients whose update stood apart from the others, where `server.aggregator` is a robust rule.
+        link: bytes on the TCP connections in this round, HTTP/2 and TLS included, where the engine has its own (grpc).
         surplus: clients that were asked and not waited for, because enough others had answered.
         residual_norm: the server's residual after the step.
         seconds: of this round; `elapsed_s`: of the run so far, the time before a resume included.
@@ -70,6 +71,7 @@ class RunSummary:
         parameters: how many there are.
         certificate: of the final model, where `convergence.certify_every` asked for one.
         baseline: the same for dense FedAvg where it ran.
+        reference: the task's score without a federation, where it was measured: its metric and its value.
     """
 
     task: str
@@ -89,6 +91,7 @@ class RunSummary:
     versions: Mapping[str, str]
     certificate: Mapping[str, Any] | None = None
     baseline: Mapping[str, Any] | None = None
+    reference: Mapping[str, Any] | None = None
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> RunSummary:

@@ -42,6 +42,8 @@ def comparison(directory: RunDirectory) -> list[Row]:
     baseline = beside.summary()
     metric = primary_metric(rounds)
     rows = [_last_metric(metric, summary, baseline)]
+    if summary.reference is not None and summary.reference["metric"] == metric:
+        rows.append(Row(f"{metric} without a federation", _metric(metric, summary.reference["value"]), "", ""))
     if metric == "accuracy":
         rows += _to_target(rounds, beside.rounds() if baseline is not None else [], metric)
     rows += [
@@ -52,10 +54,24 @@ def comparison(directory: RunDirectory) -> list[Row]:
             summary.uplink_bytes + summary.downlink_bytes,
             baseline.uplink_bytes + baseline.downlink_bytes if baseline else None,
         ),
+        *_socket(rounds, beside.rounds() if baseline is not None else []),
         Row("rounds", str(summary.rounds), str(baseline.rounds) if baseline else "", ""),
         Row("seconds", f"{summary.seconds:.1f}", f"{baseline.seconds:.1f}" if baseline else "", ""),
     ]
     return rows
+
+
+def _socket(rounds: Sequence[RoundRecord], baseline: Sequence[RoundRecord]) -> list[Row]:
+    """Bytes on the connections, where the engine has its own: what the transport adds to the payload is in them."""
+
+    def total(records: Sequence[RoundRecord]) -> int | None:
+        counts = [
+            sum(record.link.get(f"socket_{way}_bytes", 0) for way in ("uplink", "downlink")) for record in records
+        ]
+        return sum(counts) or None
+
+    ours = total(rounds)
+    return [] if ours is None else [_bytes("bytes on the socket", ours, total(baseline))]
 
 
 def human_bytes(count: float) -> str:

@@ -187,6 +187,21 @@ def test_killed_in_the_middle_and_resumed_it_ends_as_if_it_had_not_been(tmp_path
     assert whole.returncode == 0
 
 
+def test_the_quick_comparison_runs_as_the_page_says(tmp_path: Path) -> None:
+    command = [str(Path(sys.executable).with_name("amgt-fed")), "compare", "--quick", "--rounds", "2", "--jobs", "2"]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "quick"), "--target", "accuracy>=0.2"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "98.61 % without a federation" in done.stdout
+    assert all(name in done.stdout for name in ("fedavg", "stc", "amgt", "rounds and bytes to accuracy>=0.2"))
+    assert (tmp_path / "quick" / "report.html").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

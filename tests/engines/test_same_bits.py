@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,11 @@ def test_every_engine_gives_the_bits_of_the_local_one(engine: str, reference: Ru
     for ours, theirs in zip(result.rounds, reference.rounds, strict=True):
         assert facts(ours) == facts(theirs)
         assert norms(ours) == pytest.approx(norms(theirs), rel=1e-6)
+        if engine == "grpc" and sys.platform == "linux":
+            assert ours.link["socket_uplink_bytes"] > ours.uplink_bytes > 0
+            assert ours.link["socket_downlink_bytes"] > ours.downlink_bytes > 0
+        else:
+            assert ours.link == {}
 
 
 def test_another_seed_gives_other_bits(reference: RunResult, tmp_path: Path) -> None:

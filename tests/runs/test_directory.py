@@ -257,3 +257,14 @@ def test_a_run_without_metrics_or_rounds_has_a_report_too(tmp_path: Path) -> Non
     for round in (1, 2):
         directory.append_round(record(round, None, update_norm=0.0, delta=0.0))
     assert "2 rounds so far" in write_report(directory).read_text(encoding="utf-8")
+
+
+def test_the_centralised_score_and_the_sockets_bytes_stand_beside_the_federations(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    directory.append_round(record(1, link={"socket_uplink_bytes": 900, "socket_downlink_bytes": 600}))
+    directory.write_summary(summary(reference={"metric": "accuracy", "value": 0.9861}))
+    rows = {row.what: row.ours for row in comparison(directory)}
+    assert rows["accuracy without a federation"] == "98.6 %"
+    assert rows["bytes on the socket"] == "1.5 kB"
+    directory.write_summary(summary(reference={"metric": "rmse", "value": 20.0}))
+    assert "accuracy without a federation" not in {row.what for row in comparison(directory)}

@@ -6,8 +6,9 @@ import pytest
 
 from amgt_fed.config import from_flat
 from amgt_fed.convergence import InvalidAssumption
+from amgt_fed.setup import resolve
 from amgt_fed.tasks import Constants
-from server.bookkeeping import tracker_for
+from server.bookkeeping import reference_of, tracker_for
 
 KNOWN = Constants(mu=0.5, smoothness=6.0, f_low=2.0)
 
@@ -31,3 +32,10 @@ def test_without_either_nothing_is_claimed_but_that_a_loss_is_not_negative() -> 
 def test_a_users_mu_above_the_tasks_smoothness_is_refused() -> None:
     with pytest.raises(InvalidAssumption, match=r"smoothness.*6\.0.*mu = 7\.0"):
         tracker_for(from_flat({"convergence.mu": 7.0}), KNOWN)
+
+
+def test_the_reference_is_of_the_plain_task_alone() -> None:
+    assert reference_of(resolve({"task": "digits"})) == {"metric": "accuracy", "value": 0.9861}
+    assert reference_of(resolve({"task": "har"})) is not None
+    assert reference_of(resolve({"task": "har", "options.model": "mlp"})) is None
+    assert reference_of(resolve({"task": "tests.helpers.tiny_task:Tiny"})) is None
