@@ -109,7 +109,7 @@ def test_a_client_that_does_not_answer_in_time_is_counted_and_asked_again_later(
     world.fates.update({("train", client, None): steady for client in (1, 2, 3)})
     world.fates[("train", 0, None)] = hangs_once
     summary = world.run(**ASYNC, **{"federation.deadline_s": 0.5, "rounds": 35})
-    assert summary.failures == 1
+    assert summary.failures in (1, 2)  # 2 where it is asked again while it still hangs
     assert len(set(watched.used)) == len(watched.used)
     assert 0 in {client for client, _ in watched.used}
 
